@@ -1,0 +1,1 @@
+"""One MQTT session behind one port."""

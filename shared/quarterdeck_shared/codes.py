@@ -1,0 +1,257 @@
+"""Every machine-readable reason, one sentence each, with what to do.
+
+A code is stable: dashboards, alerts and scripts match on it. Retire a code by
+removing it; never give an old one a new meaning.
+"""
+
+from enum import StrEnum
+from typing import Self
+
+
+class Code(StrEnum):
+    """A reason. ``sentence`` says what it means, ``remedy`` what to do."""
+
+    sentence: str
+    remedy: str
+
+    def __new__(cls, value: str, sentence: str, remedy: str) -> Self:
+        """Attach the sentence and the remedy to the value."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        member.remedy = remedy
+        return member
+
+    # -- messages and files ------------------------------------------------
+    TOO_LARGE = (
+        "too_large",
+        "More bytes than the protocol allows were offered.",
+        "Find the sender; a well-behaved one never sends this.",
+    )
+    MALFORMED = (
+        "malformed",
+        "The bytes are not a message of the expected form.",
+        "Check that both ends run compatible versions.",
+    )
+    VERSION_UNKNOWN = (
+        "version_unknown",
+        "The message is of a protocol version this end does not speak.",
+        "Update the older end.",
+    )
+
+    # -- the broker --------------------------------------------------------
+    BROKER_UNREACHABLE = (
+        "broker_unreachable",
+        "No broker answered at the configured address.",
+        "Check the address, the port and that the broker runs.",
+    )
+    BROKER_REFUSED = (
+        "broker_refused",
+        "The broker refused the credentials.",
+        "Check the user name, the password and the broker's permissions.",
+    )
+    CERTIFICATE_INVALID = (
+        "certificate_invalid",
+        "A certificate has expired, or is not trusted by the other end.",
+        "Check the clock, then enrol the device again.",
+    )
+    NOT_CONNECTED = (
+        "not_connected",
+        "There is no connection to the broker right now.",
+        "Nothing: it is tried again.",
+    )
+    TIMED_OUT = (
+        "timed_out",
+        "No answer came in time.",
+        "Nothing: it is tried again.",
+    )
+
+    # -- trust, in the order of PROTOCOL.md section 6 ----------------------
+    METADATA_INVALID = (
+        "metadata_invalid",
+        "The signed metadata could not be verified.",
+        "Check that the device was enrolled in this fleet.",
+    )
+    METADATA_ROLLBACK = (
+        "metadata_rollback",
+        "Metadata older than what this device has already accepted was offered.",
+        "Restore the controller's repository from its newest backup.",
+    )
+    METADATA_EXPIRED = (
+        "metadata_expired",
+        "The signed metadata has expired.",
+        "Check the device's clock and that the controller is running.",
+    )
+    ASSIGNMENT_UNSIGNED = (
+        "assignment_unsigned",
+        "The assignment does not carry a valid signature of the director.",
+        "Treat as an attack on the broker until shown otherwise.",
+    )
+    WRONG_DEVICE = (
+        "wrong_device",
+        "The assignment names another device.",
+        "Treat as an attack on the broker until shown otherwise.",
+    )
+    WRONG_CLASS = (
+        "wrong_class",
+        "The assignment or its artifact is for another device class.",
+        "Treat as an attack until shown otherwise; check the device's class.",
+    )
+    ASSIGNMENT_EXPIRED = (
+        "assignment_expired",
+        "The assignment has expired.",
+        "Check the device's clock; the controller signs a fresh one when it runs.",
+    )
+    ASSIGNMENT_REPLAYED = (
+        "assignment_replayed",
+        "An assignment with an older or a reused sequence number was offered.",
+        "Treat as an attack on the broker until shown otherwise.",
+    )
+    TARGET_UNKNOWN = (
+        "target_unknown",
+        "The class role does not list the artifact that was assigned.",
+        "Publish the release for this class before assigning it.",
+    )
+    TARGET_MISMATCH = (
+        "target_mismatch",
+        "Director and class role disagree on the artifact's digest or length.",
+        "Treat as an attack until shown otherwise.",
+    )
+    INCOMPATIBLE = (
+        "incompatible",
+        "The device lacks what the artifact needs.",
+        "Check the class of the device and the release's requirements.",
+    )
+    QUARANTINED = (
+        "quarantined",
+        "This artifact failed on this device before and is not tried again.",
+        "Release a mended version, or lift the quarantine.",
+    )
+
+    # -- transfer and disk -------------------------------------------------
+    CHUNK_INVALID = (
+        "chunk_invalid",
+        "A chunk's bytes do not have the digest that the signed index lists.",
+        "Treat as an attack on the broker until shown otherwise.",
+    )
+    ARTIFACT_INVALID = (
+        "artifact_invalid",
+        "The artifact on disk does not have the digest that was signed.",
+        "It is fetched again; check the disk if this repeats.",
+    )
+    DISK_FULL = (
+        "disk_full",
+        "There is not enough room on the device's disk.",
+        "Free space in the state directory; it is tried again.",
+    )
+    DISK_FAILED = (
+        "disk_failed",
+        "The device's disk could not be read or written.",
+        "Check the disk and the permissions of the state directory.",
+    )
+    FETCH_STALLED = (
+        "fetch_stalled",
+        "No chunk arrived for too long.",
+        "Check that the controller is running; it is tried again.",
+    )
+
+    # -- the evidence on the device ----------------------------------------
+    LOAD_FAILED = (
+        "load_failed",
+        "The runtime on this device could not load the model.",
+        "Optimize the model for the runtime that this class has.",
+    )
+    GOLDEN_FAILED = (
+        "golden_failed",
+        "The model did not reproduce its golden vectors on this device.",
+        "Look at the evaluation: the quantization is wrong, or the class is.",
+    )
+    LATENCY_EXCEEDED = (
+        "latency_exceeded",
+        "The model is slower on this device than its class allows.",
+        "Optimize for a lower latency, or raise the class's limit.",
+    )
+    MEMORY_EXCEEDED = (
+        "memory_exceeded",
+        "The model needs more memory on this device than its class allows.",
+        "Optimize for less memory, or raise the class's limit.",
+    )
+    WORKER_CRASHED = (
+        "worker_crashed",
+        "The process that runs the model died.",
+        "Look at the agent's log for the signal.",
+    )
+    WORKER_HUNG = (
+        "worker_hung",
+        "The process that runs the model stopped answering.",
+        "Look at the agent's log; the worker was ended.",
+    )
+    PROBATION_FAILED = (
+        "probation_failed",
+        "The model failed on live requests during its probation.",
+        "Look at the errors and latencies of the probation window.",
+    )
+    SUPERSEDED = (
+        "superseded",
+        "A newer assignment arrived first.",
+        "Nothing: the newer one is carried out.",
+    )
+
+    # -- identity ----------------------------------------------------------
+    DUPLICATE_IDENTITY = (
+        "duplicate_identity",
+        "Two agents use the same identity.",
+        "Stop one of them; enrol each device under its own id.",
+    )
+
+    # -- the operator's input ----------------------------------------------
+    MODEL_INVALID = (
+        "model_invalid",
+        "The file is not an ONNX model that can be optimized.",
+        "Export the model again; see the detail.",
+    )
+    DATA_INVALID = (
+        "data_invalid",
+        "The data does not fit the model.",
+        "Bring one array per model input, samples first, and labels of equal count.",
+    )
+    BUDGET_MISSED = (
+        "budget_missed",
+        "No recipe met the class's budget.",
+        "See the table: relax the budget or bring a better float model.",
+    )
+    PROFILE_INVALID = (
+        "profile_invalid",
+        "The target profile is unknown or not valid.",
+        "List the classes that exist with: quarterdeck class list",
+    )
+    HOME_MISSING = (
+        "home_missing",
+        "There is no fleet home here.",
+        "Make one with: quarterdeck init",
+    )
+    HOME_INVALID = (
+        "home_invalid",
+        "The fleet home is damaged or of another version.",
+        "See the detail; restore it from a backup.",
+    )
+    NOT_FOUND = (
+        "not_found",
+        "Nothing by that name exists.",
+        "List what exists with the noun's list command.",
+    )
+    CONFLICT = (
+        "conflict",
+        "It clashes with something that exists already.",
+        "See the detail.",
+    )
+    NOT_ALLOWED = (
+        "not_allowed",
+        "The state it is in does not allow that.",
+        "See the detail.",
+    )
+    POLICY_INVALID = (
+        "policy_invalid",
+        "The rollout policy makes no sense.",
+        "See the detail.",
+    )

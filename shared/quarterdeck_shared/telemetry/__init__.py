@@ -1,0 +1,1 @@
+"""Telemetry windows: mergeable, idempotent, at most 500 bytes."""
