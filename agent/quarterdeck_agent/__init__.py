@@ -1,0 +1,3 @@
+"""The agent that runs on one device."""
+
+__version__ = "0.1.0"

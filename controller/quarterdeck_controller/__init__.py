@@ -1,0 +1,1 @@
+"""The controller of a fleet: optimize, release, roll out, monitor."""

@@ -1,0 +1,67 @@
+"""The operator's commands, one file a noun, each loaded only when it is used."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import MappingProxyType
+
+import typer
+
+from quarterdeck_controller.cli.output import report_error
+from quarterdeck_shared.errors import QuarterdeckError
+
+NOUNS = MappingProxyType(
+    {
+        "init": "Make a fleet home: keys, certificates, repository, database.",
+        "model": "Quantize, inspect and evaluate models.",
+        "class": "Show the device classes and their target profiles.",
+        "release": "Sign variants and list what is released.",
+        "device": "Enrol devices and see how they are.",
+        "serve": "Run the controller and, by default, its broker.",
+        "rollout": "Move devices to a release in waves.",
+        "monitor": "Accuracy and latency per device, class and release.",
+        "demo": "See it all work on this machine in two minutes.",
+    }
+)
+"""Every noun with its line of help. Its module is ``cli/<noun>_.py`` and holds either
+``app``, a group of verbs, or ``command``, for a noun that is its own verb."""
+
+
+def main() -> None:
+    """Run ``quarterdeck``; an error a person can act on is explained, not traced."""
+    try:
+        build(sys.argv[1:])()
+    except QuarterdeckError as error:
+        report_error(error)
+        sys.exit(1)
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """Return the program with only the noun that ``arguments`` name loaded."""
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(quarterdeck)
+    completing = "_QUARTERDECK_COMPLETE" in os.environ
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    for noun, sentence in NOUNS.items():
+        if completing or noun == wanted:
+            _load(app, noun, sentence)
+        else:
+            app.command(noun, help=sentence)(_not_loaded)
+    return app
+
+
+def quarterdeck() -> None:
+    """The command deck for a fleet of edge devices."""
+
+
+def _load(app: typer.Typer, noun: str, sentence: str) -> None:
+    module = importlib.import_module(f"quarterdeck_controller.cli.{noun}_")
+    if hasattr(module, "command"):
+        app.command(noun, help=sentence)(module.command)
+    else:
+        app.add_typer(module.app, name=noun, help=sentence)
+
+
+def _not_loaded() -> None:
+    raise RuntimeError("a noun that was not named on the command line was called")

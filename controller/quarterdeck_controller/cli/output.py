@@ -1,0 +1,45 @@
+"""How commands speak: tables for people, one JSON value for scripts."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from quarterdeck_shared.errors import QuarterdeckError
+
+EXIT_ERROR = 1
+EXIT_REFUSED = 3
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Print ``value`` as one line of JSON on standard output."""
+    out.file.write(json.dumps(value, default=str) + "\n")
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str | None = None,
+    right: Sequence[str] = (),
+) -> None:
+    """Print aligned columns; those named in ``right`` are numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title)
+    table.title_justify = "left"
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    out.print(table)
+
+
+def report_error(error: QuarterdeckError) -> None:
+    """Print what happened, why, and what to do, on standard error."""
+    err.print(f"[bold red]error[/] {error.code}: ", end="")
+    err.print(error.detail, markup=False)
+    err.print(f"  {error.code.sentence} {error.code.remedy}", markup=False, style="dim")
