@@ -1,0 +1,278 @@
+"""The fleet's certificate authority: who may speak on the broker, and as whom.
+
+Two tiers on P-256: a root that everybody pins, and an issuing authority under it that
+signs every certificate in use, so that the root's key can leave this machine at once.
+A certificate file holds the leaf and the issuing certificate; the root alone is enough
+to verify it. The subject of a device's certificate is its identity: common name the
+device, organizational unit its class.
+"""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from quarterdeck_shared.clock import Clock, SystemClock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import write_durable
+from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.ids import is_name
+
+CONTROLLER_NAME = "controller"
+"""Common name of the controller's certificate; no device may have it."""
+
+ROOT_DAYS = 3650
+ISSUING_DAYS = 1825
+SERVICE_DAYS = 365
+DEVICE_DAYS = 30
+_BACKDATED = timedelta(minutes=5)
+"""Certificates begin a little early: clocks of devices run behind."""
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate chain, leaf first, and the private key of the leaf."""
+
+    certificate_pem: bytes
+    key_pem: bytes
+
+    def write(self, certificate: Path, key: Path) -> None:
+        """Write both files; only the owner may read the key."""
+        write_durable(key, self.key_pem, mode=0o600)
+        write_durable(certificate, self.certificate_pem)
+
+    @property
+    def expires(self) -> datetime:
+        """When the leaf is no longer valid."""
+        return x509.load_pem_x509_certificate(self.certificate_pem).not_valid_after_utc
+
+
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """What a certificate says about its holder."""
+
+    subject: x509.Name
+    usages: tuple[x509.ObjectIdentifier, ...]
+    days: float
+    alternative: tuple[x509.GeneralName, ...] = ()
+
+
+class Authority:
+    """Issues certificates. ``open`` needs only the issuing key, never the root's."""
+
+    def __init__(self, folder: Path, issuing: _Signer, clock: Clock) -> None:
+        self._folder = folder
+        self._issuing = issuing
+        self._clock = clock
+
+    @classmethod
+    def create(cls, folder: Path, fleet: str, clock: Clock) -> Self:
+        """Make a root and an issuing authority in ``folder``, which must have none.
+
+        Raises:
+            RejectedError: ``CONFLICT`` when there is an authority already.
+        """
+        if (folder / "root.pem").exists():
+            raise RejectedError(Code.CONFLICT, f"{folder} holds an authority already")
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        now = clock.now()
+        root = _certify_authority(fleet, "root", None, now)
+        issuing = _certify_authority(fleet, "issuing", root, now)
+        for name, signer in (("issuing", issuing), ("root", root)):
+            pem = signer.certificate.public_bytes(Encoding.PEM)
+            files = folder / f"{name}.pem", folder / f"{name}.key"
+            Identity(pem, _key_pem(signer.key)).write(*files)
+        return cls(folder, issuing, clock)
+
+    @classmethod
+    def open(cls, folder: Path, clock: Clock | None = None) -> Self:
+        """Return the authority in ``folder``.
+
+        Raises:
+            RejectedError: ``HOME_INVALID`` when it is missing or damaged.
+        """
+        try:
+            issuing = _load(folder / "issuing.pem", folder / "issuing.key")
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise RejectedError(
+                Code.HOME_INVALID, f"the authority in {folder} cannot be used: {error}"
+            ) from error
+        return cls(folder, issuing, clock or SystemClock())
+
+    @property
+    def root_file(self) -> Path:
+        """The certificate that everybody pins."""
+        return self._folder / "root.pem"
+
+    def issue_server(
+        self, hosts: Sequence[str], *, days: float = SERVICE_DAYS
+    ) -> Identity:
+        """Return an identity for the broker, reachable as any of ``hosts``.
+
+        Raises:
+            RejectedError: ``CONFLICT`` when a host is no name or address.
+        """
+        if not hosts:
+            raise ValueError("a server without a host cannot be verified by anybody")
+        alternative = tuple(_host_name(host) for host in hosts)
+        usages = (ExtendedKeyUsageOID.SERVER_AUTH,)
+        return self._issue(_Leaf(_subject("broker"), usages, days, alternative))
+
+    def issue_controller(self, *, days: float = SERVICE_DAYS) -> Identity:
+        """Return the identity with which the controller speaks on the broker."""
+        usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+        return self._issue(_Leaf(_subject(CONTROLLER_NAME), usages, days))
+
+    def issue_device(
+        self, device_id: str, device_class: str, days: float = DEVICE_DAYS
+    ) -> Identity:
+        """Return a fresh identity for a device, with a new key.
+
+        Raises:
+            RejectedError: ``CONFLICT`` when the names are not valid or reserved.
+        """
+        if not (is_name(device_id) and is_name(device_class)):
+            raise RejectedError(
+                Code.CONFLICT,
+                f"{device_id!r} of class {device_class!r}: names are 1 to 64 "
+                "lower-case letters, digits and inner hyphens",
+            )
+        if device_id in {CONTROLLER_NAME, "broker"}:
+            raise RejectedError(Code.CONFLICT, f"{device_id!r} names no device")
+        usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+        return self._issue(_Leaf(_subject(device_id, device_class), usages, days))
+
+    def _issue(self, leaf: _Leaf) -> Identity:
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _certify(leaf, key.public_key(), self._issuing, self._clock.now())
+        chain = (certificate, self._issuing.certificate)
+        pem = b"".join(link.public_bytes(Encoding.PEM) for link in chain)
+        return Identity(pem, _key_pem(key))
+
+
+def _certify_authority(
+    fleet: str, tier: str, parent: _Signer | None, now: datetime
+) -> _Signer:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, fleet),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"Quarterdeck {tier}"),
+        ]
+    )
+    days = ISSUING_DAYS if parent else ROOT_DAYS
+    depth = x509.BasicConstraints(ca=True, path_length=0 if parent else 1)
+    builder = (
+        _builder(subject, key.public_key(), parent, now, days)
+        .add_extension(depth, critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+    )
+    signing = parent.key if parent else key
+    return _Signer(builder.sign(signing, hashes.SHA256()), key)
+
+
+def _certify(
+    leaf: _Leaf, public: ec.EllipticCurvePublicKey, issuer: _Signer, now: datetime
+) -> x509.Certificate:
+    depth = x509.BasicConstraints(ca=False, path_length=None)
+    builder = (
+        _builder(leaf.subject, public, issuer, now, leaf.days)
+        .add_extension(depth, critical=True)
+        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(leaf.usages), critical=False)
+    )
+    if leaf.alternative:
+        names = x509.SubjectAlternativeName(leaf.alternative)
+        builder = builder.add_extension(names, critical=False)
+    return builder.sign(issuer.key, hashes.SHA256())
+
+
+def _builder(
+    subject: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    issuer: _Signer | None,
+    now: datetime,
+    days: float,
+) -> x509.CertificateBuilder:
+    issuer_public = issuer.key.public_key() if issuer else public
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(public), critical=False
+        )
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_public),
+            critical=False,
+        )
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _subject(name: str, unit: str | None = None) -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    if unit is not None:
+        attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit))
+    return x509.Name(attributes)
+
+
+def _host_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        if _HOST.fullmatch(host):
+            return x509.DNSName(host)
+    raise RejectedError(
+        Code.CONFLICT, f"{host!r} is neither a host name nor an address"
+    )
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _load(certificate: Path, key: Path) -> _Signer:
+    loaded = load_pem_private_key(key.read_bytes(), password=None)
+    if not isinstance(loaded, ec.EllipticCurvePrivateKey):
+        raise TypeError(f"{key.name} is not a P-256 key")
+    return _Signer(x509.load_pem_x509_certificate(certificate.read_bytes()), loaded)

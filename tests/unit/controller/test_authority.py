@@ -1,0 +1,232 @@
+"""Certificates verify over a real handshake with nothing but the root."""
+
+import datetime as dt
+import socket
+import ssl
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from quarterdeck_controller.fleet.authority import Authority, Identity
+from quarterdeck_shared.clock import SystemClock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import RejectedError
+
+
+class At:
+    """A clock that stands still."""
+
+    def __init__(self, now: dt.datetime) -> None:
+        self._now = now
+
+    def now(self) -> dt.datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority.create(tmp_path / "authority", "test fleet", SystemClock())
+
+
+def handshake(
+    authority: Authority, server: Identity, client: Identity, host: str, at: Path
+) -> tuple[str, str]:
+    """Return the subject that each end saw of the other, over loopback TLS 1.3."""
+    contexts = []
+    for name, identity, protocol in (
+        ("server", server, ssl.PROTOCOL_TLS_SERVER),
+        ("client", client, ssl.PROTOCOL_TLS_CLIENT),
+    ):
+        files = at / f"{name}.pem", at / f"{name}.key"
+        identity.write(*files)
+        context = ssl.SSLContext(protocol)
+        context.load_verify_locations(authority.root_file)
+        context.load_cert_chain(*files)
+        context.verify_mode = ssl.CERT_REQUIRED
+        contexts.append(context)
+    seen: list[str] = []
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        try:
+            with contexts[0].wrap_socket(connection, server_side=True) as tls:
+                seen.append(str(tls.getpeercert()))
+                tls.sendall(b"x")
+        except OSError as error:
+            seen.append(repr(error))
+        finally:
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            with (
+                socket.create_connection(listener.getsockname(), 5) as plain,
+                contexts[1].wrap_socket(plain, server_hostname=host) as tls,
+            ):
+                tls.recv(1)
+                other = str(tls.getpeercert())
+        finally:
+            thread.join(5)
+    return seen[0], other
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "edge.example"])
+def test_both_ends_verify_each_other_with_only_the_root(
+    authority: Authority, tmp_path: Path, host: str
+) -> None:
+    server = authority.issue_server(["127.0.0.1", "localhost", "edge.example"])
+    client = authority.issue_device("cam-1", "board-arm64")
+
+    seen_by_server, seen_by_client = handshake(
+        authority, server, client, host, tmp_path
+    )
+
+    assert "('commonName', 'cam-1')" in seen_by_server
+    assert "('organizationalUnitName', 'board-arm64')" in seen_by_server
+    assert "('commonName', 'broker')" in seen_by_client
+
+
+def test_the_controllers_certificate_names_the_controller(
+    authority: Authority, tmp_path: Path
+) -> None:
+    server = authority.issue_server(["localhost"])
+
+    seen, _ = handshake(
+        authority, server, authority.issue_controller(), "localhost", tmp_path
+    )
+
+    assert "('commonName', 'controller')" in seen
+
+
+def test_a_server_under_another_host_name_is_refused(
+    authority: Authority, tmp_path: Path
+) -> None:
+    server = authority.issue_server(["edge.example"])
+
+    with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
+        handshake(
+            authority, server, authority.issue_controller(), "localhost", tmp_path
+        )
+
+
+def test_an_expired_device_certificate_is_refused(
+    authority: Authority, tmp_path: Path
+) -> None:
+    past = At(SystemClock().now() - dt.timedelta(days=40))
+    late = Authority.open(authority.root_file.parent, past)
+    server = authority.issue_server(["localhost"])
+
+    with pytest.raises(OSError, match="expired"):
+        handshake(
+            authority, server, late.issue_device("cam-1", "c"), "localhost", tmp_path
+        )
+
+
+def test_a_device_cannot_pose_as_the_broker(
+    authority: Authority, tmp_path: Path
+) -> None:
+    device = authority.issue_device("cam-1", "c")
+
+    with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
+        handshake(
+            authority, device, authority.issue_controller(), "localhost", tmp_path
+        )
+
+
+def test_an_authority_of_the_same_name_is_not_trusted(
+    authority: Authority, tmp_path: Path
+) -> None:
+    foreign = Authority.create(tmp_path / "foreign", "test fleet", SystemClock())
+    server = authority.issue_server(["localhost"])
+
+    with pytest.raises(OSError, match=r"verify failed|unknown ca|decrypt error"):
+        handshake(
+            authority, server, foreign.issue_device("cam-1", "c"), "localhost", tmp_path
+        )
+
+
+def test_private_keys_are_readable_by_the_owner_only(
+    authority: Authority, tmp_path: Path
+) -> None:
+    authority.issue_controller().write(tmp_path / "c.pem", tmp_path / "c.key")
+
+    keys = [*authority.root_file.parent.glob("*.key"), tmp_path / "c.key"]
+    assert len(keys) == 3
+    assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+
+
+def test_a_device_certificate_lasts_thirty_days_and_begins_five_minutes_back(
+    authority: Authority,
+) -> None:
+    identity = authority.issue_device("cam-1", "c")
+
+    leaf = x509.load_pem_x509_certificate(identity.certificate_pem)
+    span = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    assert span == dt.timedelta(days=30, minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("device", "device_class"),
+    [
+        ("Cam", "c"),
+        ("a/b", "c"),
+        ("+", "c"),
+        ("", "c"),
+        ("a" * 65, "c"),
+        ("cam-1", "#"),
+        ("controller", "c"),
+        ("broker", "c"),
+    ],
+)
+def test_names_that_mean_something_to_a_broker_are_refused(
+    authority: Authority, device: str, device_class: str
+) -> None:
+    with pytest.raises(RejectedError) as refusal:
+        authority.issue_device(device, device_class)
+
+    assert refusal.value.code is Code.CONFLICT
+
+
+def test_a_second_authority_in_the_same_folder_is_refused(
+    authority: Authority,
+) -> None:
+    with pytest.raises(RejectedError) as refusal:
+        Authority.create(authority.root_file.parent, "other", SystemClock())
+
+    assert refusal.value.code is Code.CONFLICT
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a key"])
+def test_a_damaged_issuing_key_is_named(authority: Authority, damage: bytes) -> None:
+    (authority.root_file.parent / "issuing.key").write_bytes(damage)
+
+    with pytest.raises(RejectedError, match="cannot be used") as refusal:
+        Authority.open(authority.root_file.parent)
+
+    assert refusal.value.code is Code.HOME_INVALID
+
+
+def test_issuing_works_without_the_roots_key(authority: Authority) -> None:
+    (authority.root_file.parent / "root.key").unlink()
+
+    identity = Authority.open(authority.root_file.parent).issue_device("cam-1", "c")
+
+    assert identity.certificate_pem.count(b"BEGIN CERTIFICATE") == 2
+
+
+@pytest.mark.parametrize("host", ["", "a b", "ünicode", "*.example", "a" * 64, "a..b"])
+def test_a_host_that_cannot_be_verified_is_refused(
+    authority: Authority, host: str
+) -> None:
+    with pytest.raises(RejectedError, match="neither a host name") as refusal:
+        authority.issue_server([host])
+
+    assert refusal.value.code is Code.CONFLICT
