@@ -1,0 +1,1 @@
+"""The whole chain on one machine: real processes, real model, real data."""
