@@ -235,6 +235,11 @@ class Code(StrEnum):
         "The fleet home is damaged or of another version.",
         "See the detail; restore it from a backup.",
     )
+    STORE_BUSY = (
+        "store_busy",
+        "Another process held the database for too long.",
+        "Try again; find the process if this repeats.",
+    )
     NOT_FOUND = (
         "not_found",
         "Nothing by that name exists.",
