@@ -197,6 +197,35 @@ class Code(StrEnum):
         "Nothing: the newer one is carried out.",
     )
 
+    # -- running the agent -------------------------------------------------
+    SETTINGS_INVALID = (
+        "settings_invalid",
+        "The settings cannot be used.",
+        "Mend the line named, or enrol the device again.",
+    )
+    STATE_DAMAGED = (
+        "state_damaged",
+        "The agent's record of what is installed was damaged.",
+        "Nothing: the device recovers by itself; check the disk if it repeats.",
+    )
+
+    # -- requests to the model ---------------------------------------------
+    REQUEST_INVALID = (
+        "request_invalid",
+        "The request does not hold a tensor that can be read.",
+        "Send a .npy or .npz file without pickled objects.",
+    )
+    OVERLOADED = (
+        "overloaded",
+        "More requests arrived than the model can answer.",
+        "Send fewer, or choose a class with a faster device.",
+    )
+    NOTHING_ACTIVE = (
+        "nothing_active",
+        "No model is installed on this device yet.",
+        "Assign a release to the device.",
+    )
+
     # -- identity ----------------------------------------------------------
     DUPLICATE_IDENTITY = (
         "duplicate_identity",
