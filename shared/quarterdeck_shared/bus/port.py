@@ -107,7 +107,10 @@ class Bus(Protocol):
         ...
 
     def publish_fast(self, topic: str, payload: bytes) -> bool:
-        """Publish at QoS 0; return False, and send nothing, while disconnected."""
+        """Publish at QoS 0, or return False and send nothing.
+
+        It declines while disconnected, and while megabytes wait for the socket.
+        """
         ...
 
     async def subscribe(self, pattern: str, handler: Handler, *, qos: int = 1) -> None:
@@ -115,6 +118,11 @@ class Bus(Protocol):
 
         Returns once the broker has granted it, or at once while disconnected.
         One handler per pattern; subscribing again replaces it.
+
+        Raises:
+            RejectedError: ``BROKER_REFUSED`` when a broker says that it is not
+                allowed; mosquitto never says so.
+            TransientError: ``TIMED_OUT``.
         """
         ...
 
