@@ -1,0 +1,1 @@
+"""What the fleet measured: take it in, merge it, show it, compare it."""

@@ -1,0 +1,1 @@
+"""Everything the controller must remember, in one SQLite file."""

@@ -1,0 +1,229 @@
+"""What the store keeps, as frozen values; nothing here knows about a database."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+
+from quarterdeck_shared.assignment import Target
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.device import Capabilities
+from quarterdeck_shared.events import StepEvent
+from quarterdeck_shared.reported import Reported
+from quarterdeck_shared.telemetry.sketch import Sketch
+from quarterdeck_shared.telemetry.window import Window
+
+
+class RolloutState(StrEnum):
+    """Where a rollout stands; ``rollout/state.py`` has the transitions."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    PAUSED = "paused"
+    ROLLING_BACK = "rolling_back"
+    PROMOTED = "promoted"
+    ABORTED = "aborted"
+    ROLLED_BACK = "rolled_back"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that was enrolled."""
+
+    id: str
+    device_class: str
+    tags: tuple[str, ...]
+    enrolled_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What is known of a device's session.
+
+    Attributes:
+        boot: That of the last birth; ``connection`` likewise.
+        changed_at: When ``online`` last changed.
+        former_boot: The boot before this one, with its last connection, so that
+            two agents that take turns on one identity can be told from a restart.
+        alternated_at: When a former boot last came back; None if never.
+    """
+
+    device: str
+    boot: int
+    connection: int
+    online: bool
+    last_seen: datetime
+    changed_at: datetime
+    former_boot: int | None = None
+    former_connection: int = 0
+    alternated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The last reported state that was accepted from a device.
+
+    Attributes:
+        settled_at: When the outcome of its newest assignment last changed.
+    """
+
+    reported: Reported
+    received_at: datetime
+    settled_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The few facts of a report that decisions need, cheap to read for a whole fleet.
+
+    ``outcome``, ``code``, ``update_sequence`` and ``update_digest`` are those of the
+    newest assignment the device told about.
+    """
+
+    device: str
+    active_release: str | None
+    active_digest: str | None
+    update_sequence: int
+    update_digest: str | None
+    outcome: str | None
+    code: Code | None
+    detail: str
+    settled_at: datetime
+    capabilities: Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """A step that a device told about, and when it was heard."""
+
+    device: str
+    event: StepEvent
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """A release as it exists for one device class."""
+
+    release: str
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """An assignment as it was signed.
+
+    Attributes:
+        rollout: The rollout that asked for it; None for the operator's own.
+        published: Whether the broker acknowledged it since it was signed.
+    """
+
+    device: str
+    device_class: str
+    sequence: int
+    runs: Runs
+    issued: datetime
+    expires: datetime
+    envelope: bytes
+    reason: str
+    rollout: int | None = None
+    published: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A rollout as it stands.
+
+    Attributes:
+        selector: The cohort, as ``fleet/inventory.py`` reads it.
+        policy: ``rollout/policy.py: Policy`` as JSON.
+        wave: The wave it is in, from 0.
+        revision: Rises with every change, so that a plan made on an older state is
+            never applied.
+        soak_from: When all of the wave's devices had settled; None before.
+        looks: How often the gate has judged this wave.
+        resumed_at: When an operator last resumed it: what failed before is excused.
+        changed_at: When its state last changed.
+        reason: Why it is in that state.
+    """
+
+    id: int
+    release: str
+    selector: str
+    policy: str
+    state: RolloutState
+    created_at: datetime
+    changed_at: datetime
+    wave: int = 0
+    revision: int = 0
+    wave_started_at: datetime | None = None
+    soak_from: datetime | None = None
+    looks: int = 0
+    resumed_at: datetime | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A device that a rollout has touched.
+
+    Attributes:
+        sequence: Of the assignment to the rollout's release.
+        previous: What the device reported as active then; None when it had nothing.
+        undo_sequence: Of the assignment back to ``previous``; None before.
+    """
+
+    rollout: int
+    device: str
+    wave: int
+    target_digest: str
+    sequence: int
+    assigned_at: datetime
+    previous: Runs | None = None
+    undo_sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One entry of the audit trail."""
+
+    at: datetime
+    what: str
+    reason: str
+    rollout: int | None = None
+    numbers: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWindow:
+    """A telemetry window and who sent it."""
+
+    device: str
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts of many windows of one device and one artifact, added up.
+
+    Attributes:
+        artifact: First 16 hex digits of the artifact's digest.
+        latency: Of every window, merged.
+        last: Start of the newest window.
+    """
+
+    device: str
+    artifact: str
+    windows: int
+    requests: int
+    errors: int
+    dropped: int
+    golden_total: int
+    golden_ok: int
+    label_total: int
+    label_ok: int
+    restarts: int
+    rss_mb: int
+    last: datetime
+    latency: Sketch
