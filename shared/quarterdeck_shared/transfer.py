@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Base64Bytes, Field
+from pydantic import Field
 
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -67,7 +67,7 @@ class Need(Wire):
 
     v: Literal[1] = 1
     artifact: Sha256
-    missing: Base64Bytes = Field(max_length=24 * 1024)
+    missing: bytes = Field(max_length=24 * 1024)
     seen: int = Field(ge=0, lt=1 << 53)
     stream: int = Field(default=0, ge=0, lt=1 << 53)
     credit: int = Field(ge=0, le=4096)

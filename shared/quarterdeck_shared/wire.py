@@ -17,7 +17,9 @@ class Wire(BaseModel):
     older receiver refuses cleanly instead of half understanding.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
+    )
 
     def encode(self) -> bytes:
         """Return the message as canonical bytes: UTF-8 JSON without blanks."""
