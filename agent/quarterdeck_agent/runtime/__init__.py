@@ -1,0 +1,1 @@
+"""Running the model in a child process and feeding it."""

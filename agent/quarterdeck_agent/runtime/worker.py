@@ -1,0 +1,210 @@
+"""The child process that runs one model and nothing else.
+
+It is started with two open descriptors: a socket to its agent and the verified model.
+It limits itself before it looks at the model: address space, no files, no core, few
+descriptors. Whatever the model or a request does ends as an answer that says so, or
+as the end of this process, which the agent outlives.
+"""
+
+import argparse
+import ctypes
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from quarterdeck_agent.runtime.frames import HEAD, Ask, Problem, Tell, lengths, pack
+from quarterdeck_agent.runtime.golden import (
+    Input,
+    Tensors,
+    fit,
+    read_tensors,
+    replay,
+    top,
+)
+from quarterdeck_agent.runtime.report import Answer, Loaded
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import RejectedError
+
+ROOM_MB = 256
+"""Address space beyond the model's memory: thread stacks and the runtime's arenas."""
+MAX_FILES = 32
+_PR_SET_PDEATHSIG = 1
+_FATAL = 4
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class Model:
+    """A loaded model.
+
+    Raises:
+        RejectedError: ``LOAD_FAILED``.
+    """
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _FATAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"]
+            )
+            self.inputs = tuple(_input(i) for i in self._session.get_inputs())
+        except Exception as error:
+            # The runtime's exceptions have no common base of their own.
+            raise RejectedError(Code.LOAD_FAILED, _short(error)) from error
+
+    def run(self, tensors: Tensors) -> list[Any]:
+        """Return the model's outputs.
+
+        Raises:
+            RejectedError: ``PROBATION_FAILED`` when the runtime gives up.
+        """
+        try:
+            return list(self._session.run(None, tensors))
+        except Exception as error:
+            raise RejectedError(Code.PROBATION_FAILED, _short(error)) from error
+
+
+def serve(link: socket.socket, model: Model) -> None:
+    """Answer requests until the agent closes the socket."""
+    while (frame := _receive(link)) is not None:
+        ask, body = frame
+        try:
+            tell = _answer(model, ask, body)
+        except RejectedError as error:
+            tell = _problem(error.code, error.detail)
+        except MemoryError:
+            tell = _problem(Code.MEMORY_EXCEEDED, f"at {_rss_mb()} MiB")
+        link.sendall(pack(tell))
+
+
+def _answer(model: Model, ask: Ask, body: bytes) -> Tell:
+    tensors = read_tensors(body)
+    if ask.golden is not None:
+        report = replay(tensors, ask.golden, model.inputs, model.run, _rss_mb())
+        return Tell(report=report.model_copy(update={"rss_mb": _rss_mb()}))
+    sample = fit(tensors, model.inputs)
+    before = time.perf_counter_ns()
+    outputs = model.run(sample)
+    latency = time.perf_counter_ns() - before
+    best, score = top(outputs[0])
+    answer = Answer(top=best, score=score, latency_ns=latency, rss_mb=_rss_mb())
+    return Tell(answer=answer)
+
+
+def _receive(link: socket.socket) -> tuple[Ask, bytes] | None:
+    head = _exactly(link, HEAD.size)
+    if head is None:
+        return None
+    header_length, body_length = lengths(head)
+    header, body = _exactly(link, header_length), _exactly(link, body_length)
+    if header is None or body is None:
+        return None
+    return Ask.decode(header), body
+
+
+def _exactly(link: socket.socket, count: int) -> bytes | None:
+    buffer = bytearray(count)
+    view = memoryview(buffer)
+    while view:
+        got = link.recv_into(view)
+        if got == 0:
+            return None
+        view = view[got:]
+    return bytes(buffer)
+
+
+def _contain(memory_mb: int) -> None:
+    """Give up what a model has no use for; where a kernel offers more, it goes here."""
+    room = _status_mb("VmSize") + memory_mb + ROOM_MB
+    for what, limit in (
+        (resource.RLIMIT_AS, room << 20),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, MAX_FILES),
+    ):
+        resource.setrlimit(what, (limit, limit))
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process with its agent, even in an endless inference."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
+def _input(node: Any) -> Input:  # noqa: ANN401 - the runtime has no public type for it
+    if node.type not in _DTYPES:
+        raise ValueError(f"input {node.name} is of type {node.type}")
+    shape = tuple(d if isinstance(d, int) else None for d in node.shape)
+    # The first dimension is the batch: one sample at a time goes in.
+    return Input(node.name, shape, np.dtype(_DTYPES[node.type]))
+
+
+def _rss_mb() -> int:
+    return _status_mb("VmRSS")
+
+
+def _status_mb(field: str) -> int:
+    with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 - hot
+        for line in status:
+            if line.startswith(field):
+                return int(line.split()[1]) >> 10
+    return 0
+
+
+def _problem(code: Code, detail: str) -> Tell:
+    return Tell(problem=Problem(code=code, detail=detail[:500]))
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Load the model, say so, and serve."""
+    parser = argparse.ArgumentParser(description="Runs one model for its agent.")
+    for name in ("socket", "model", "parent", "memory-mb", "threads"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    given = parser.parse_args(arguments)
+    _die_with(given.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=given.socket) as link:
+        _contain(given.memory_mb)
+        before = time.perf_counter()
+        with open(given.model, "rb") as file:  # noqa: PTH123 - a descriptor
+            data = file.read()
+        try:
+            model = Model(data, given.threads)
+        except RejectedError as error:
+            link.sendall(pack(_problem(error.code, error.detail)))
+            return 1
+        del data
+        load_ms = (time.perf_counter() - before) * 1e3
+        link.sendall(pack(Tell(loaded=Loaded(load_ms=load_ms, rss_mb=_rss_mb()))))
+        serve(link, model)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Counting what the model does, and keeping it until the controller has it."""

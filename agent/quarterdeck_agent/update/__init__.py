@@ -1,0 +1,1 @@
+"""Bringing the assigned artifact onto the device, and back off it."""
