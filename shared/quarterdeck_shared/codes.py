@@ -55,6 +55,21 @@ class Code(StrEnum):
         "A certificate has expired, or is not trusted by the other end.",
         "Check the clock, then enrol the device again.",
     )
+    BROKER_MISSING = (
+        "broker_missing",
+        "The broker's program is not on this machine.",
+        "Install it with the command in the detail, or choose the other broker.",
+    )
+    BROKER_FAILED = (
+        "broker_failed",
+        "The controller's own broker did not start, or died.",
+        "Read the end of its log in the detail.",
+    )
+    PORT_TAKEN = (
+        "port_taken",
+        "Another program already listens at the broker's address.",
+        "Stop that program, or choose another port in settings.toml.",
+    )
     NOT_CONNECTED = (
         "not_connected",
         "There is no connection to the broker right now.",
