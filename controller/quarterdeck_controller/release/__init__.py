@@ -1,0 +1,1 @@
+"""Sign variants, publish them, and say what is released."""

@@ -1,0 +1,170 @@
+"""Make a fleet home: all of it, or nothing."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.home import Home, Settings
+from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.roles import (
+    DIRECTOR,
+    ROOT_KEYS,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    class_role,
+)
+from quarterdeck_shared.clock import Clock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import sync_folder, write_durable
+from quarterdeck_shared.errors import RejectedError
+
+_LOOPBACK = ("localhost", "127.0.0.1")
+
+
+def create_home(path: Path, settings: Settings, clock: Clock) -> Home:
+    """Make the fleet home at ``path``: keys, authority, repository, settings.
+
+    It is built in a folder beside and renamed when it is complete.
+
+    Raises:
+        RejectedError: ``CONFLICT`` when ``path`` exists and is not an empty folder, or
+            cannot be written.
+    """
+    path = path.absolute()
+    _refuse_existing(path)
+    beside = path.with_name(f".{path.name}.new-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir(mode=0o700)
+        _fill(Home(beside), settings, clock)
+        beside.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise RejectedError(
+            Code.CONFLICT, f"{path} cannot be made: {error.strerror}"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Home.open(path)
+
+
+def server_hosts(settings: Settings) -> tuple[str, ...]:
+    """Return the names and addresses that the broker's certificate must carry."""
+    host = settings.broker.host
+    return (host, *(name for name in _LOOPBACK if name != host))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPlace:
+    """One key: what it signs, where it is now, where it should live in earnest."""
+
+    name: str
+    signs: str
+    file: Path
+    earnest: str
+
+
+def key_places(home: Home, classes: Sequence[str]) -> tuple[KeyPlace, ...]:
+    """Return every key of a new home, the most powerful first."""
+    offline = "offline: encrypted, or on a token"
+    here = "this machine; back it up"
+    rows = [
+        *((name, "the keys of all roles (2 of 3)", f"{offline}, one holder each")
+          for name in ROOT_KEYS),
+        (TARGETS, "which keys sign for classes and the director", offline),
+        *((class_role(name), f"what {name} may run", "a release engineer's machine")
+          for name in classes),
+        (SNAPSHOT, "which versions belong together", here),
+        (TIMESTAMP, "what is newest, every day", here),
+        (DIRECTOR, "which device runs what", here),
+    ]  # fmt: skip
+    signing = (
+        KeyPlace(name, signs, home.keys / f"{name}.pem", earnest)
+        for name, signs, earnest in rows
+    )
+    authority = home.authority
+    return (
+        *signing,
+        KeyPlace("authority root", "the issuing key", authority / "root.key", offline),
+        KeyPlace("issuing", "all certificates", authority / "issuing.key", here),
+        KeyPlace("controller", "its own session", authority / "controller.key", here),
+        KeyPlace("broker", "its own sessions", authority / "broker.key", "the broker"),
+    )
+
+
+def _refuse_existing(path: Path) -> None:
+    if (path / "settings.toml").exists():
+        raise RejectedError(Code.CONFLICT, f"{path} is a fleet home already")
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists() or path.is_symlink():
+        raise RejectedError(
+            Code.CONFLICT, f"{path} exists and is not an empty folder; name another"
+        )
+
+
+def _fill(home: Home, settings: Settings, clock: Clock) -> None:
+    for folder in (home.keys, home.authority, home.broker):
+        folder.mkdir(mode=0o700)
+    for folder in (home.repository, home.parts, home.logs):
+        folder.mkdir()
+    authority = Authority.create(home.authority, settings.fleet, clock)
+    server = authority.issue_server(server_hosts(settings))
+    server.write(home.authority / "broker.pem", home.authority / "broker.key")
+    controller = authority.issue_controller()
+    controller.write(
+        home.authority / "controller.pem", home.authority / "controller.key"
+    )
+    Repository.create(home, settings.classes, clock)
+    write_durable(home.settings_file, render(settings).encode())
+
+
+def render(settings: Settings) -> str:
+    """Return ``settings.toml`` with a comment for whoever reads it."""
+    broker = settings.broker
+    lines = [
+        "# The settings of this fleet. Read when the controller starts.",
+        "v = 1",
+        "",
+        "# Name of the fleet, as in its certificates.",
+        f"fleet = {_quoted(settings.fleet)}",
+        "",
+        "# Device classes that have a signing role; made with the home.",
+        f"classes = [{', '.join(_quoted(name) for name in settings.classes)}]",
+        "",
+        "# Bytes of a chunk of new releases. Larger ones delay other messages.",
+        f"chunk_bytes = {settings.chunk_bytes}",
+        "",
+        "# Most bytes of chunks published a second; 0 is no limit.",
+        f"transfer_bytes_s = {settings.transfer_bytes_s}",
+        "",
+        "# Days that a signed assignment may be acted on.",
+        f"assignment_days = {settings.assignment_days}",
+        "",
+        "[broker]",
+        "# nats and mosquitto are started by the controller; external is yours.",
+        f"kind = {_quoted(broker.kind)}",
+        "",
+        "# The address that devices reach; the broker's certificate names it.",
+        f"host = {_quoted(broker.host)}",
+        f"port = {broker.port}",
+        "",
+        "# For a broker that asks for a password beside the certificate.",
+        _optional("username", broker.username),
+        _optional("password_file", broker.password_file),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    # A JSON string of printable characters is a TOML basic string too.
+    return json.dumps(text).replace("\x7f", "\\u007f")
+
+
+def _optional(name: str, value: object) -> str:
+    return f'# {name} = ""' if value is None else f"{name} = {_quoted(str(value))}"
