@@ -132,6 +132,11 @@ class Code(StrEnum):
         "Director and class role disagree on the artifact's digest or length.",
         "Treat as an attack until shown otherwise.",
     )
+    FLOOR_DAMAGED = (
+        "floor_damaged",
+        "The device's own record of what it has accepted is damaged.",
+        "Check the disk, then enrol the device again into an empty state folder.",
+    )
     INCOMPATIBLE = (
         "incompatible",
         "The device lacks what the artifact needs.",

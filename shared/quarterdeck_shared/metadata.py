@@ -22,7 +22,7 @@ class MetadataRequest(Wire):
 
     v: Literal[1] = 1
     id: int = Field(ge=0, lt=1 << 63)
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9./-]{0,199}$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9./-]{0,254}$")
 
 
 @dataclass(frozen=True, slots=True)
