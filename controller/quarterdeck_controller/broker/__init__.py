@@ -1,0 +1,1 @@
+"""The brokers that a controller can start and stop itself."""

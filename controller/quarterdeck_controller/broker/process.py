@@ -1,0 +1,221 @@
+"""A broker as a child process: started, watched, reloaded, stopped.
+
+The process is written down in a file, so that one that outlived a killed controller
+is found again; it is only ever ended after its command line proved that it is ours.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quarterdeck_shared.bus.link import open_wire
+from quarterdeck_shared.bus.port import Endpoint
+from quarterdeck_shared.clock import Clock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import write_durable
+from quarterdeck_shared.errors import QuarterdeckError, RejectedError
+
+START_TIMEOUT_S = 10.0
+"""A broker on a loaded small board is up within three seconds."""
+
+STOP_TIMEOUT_S = 5.0
+"""Past this a broker that was asked to end is killed."""
+
+_PROBE_S = 0.05
+_LOG_LINES = 8
+_LOG_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How to run a broker.
+
+    Attributes:
+        folder: Where its files are, absolute.
+        arguments: The program and its arguments; one of them names a file in
+            ``folder``, which is how the process is recognized.
+        log: The file that it logs to.
+    """
+
+    folder: Path
+    arguments: tuple[str, ...]
+    log: Path
+
+    @property
+    def pid_file(self) -> Path:
+        """Where the process is written down."""
+        return self.folder / "broker.pid"
+
+
+class BrokerProcess:
+    """At most one running process of one ``Command``."""
+
+    def __init__(self, command: Command, endpoint: Endpoint, clock: Clock) -> None:
+        self._command = command
+        self._endpoint = endpoint
+        self._clock = clock
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Start it and return once it accepts TLS connections."""
+        await stop_leftover(self._command)
+        _check_port(self._endpoint)
+        self._command.log.unlink(missing_ok=True)
+        # a session of its own: Ctrl-C must reach the controller only, which still
+        # says goodbye through the broker before it stops it
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command.arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        write_durable(self._command.pid_file, f"{self._process.pid}\n".encode())
+        try:
+            await self._ready(self._process)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End it: ask first, then kill."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            await _end(process)
+        self._command.pid_file.unlink(missing_ok=True)
+
+    def reload(self) -> None:
+        """Have it read its configuration again."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGHUP)
+
+    async def ended(self) -> QuarterdeckError:
+        """Return why, when it has ended without ``stop``."""
+        process = self._process
+        if process is None:
+            raise RuntimeError("the broker was not started")
+        await process.wait()
+        return self._failure(f"ended with {process.returncode}")
+
+    async def _ready(self, process: asyncio.subprocess.Process) -> None:
+        deadline = self._clock.monotonic() + START_TIMEOUT_S
+        while process.returncode is None:
+            last = await self._refusal()
+            if last is None:
+                return
+            if self._clock.monotonic() > deadline:
+                raise self._failure(f"not ready in {START_TIMEOUT_S:g} s ({last})")
+            await asyncio.sleep(_PROBE_S)
+        raise self._failure(f"ended at once with {process.returncode}")
+
+    async def _refusal(self) -> QuarterdeckError | None:
+        try:
+            wire = await open_wire(self._endpoint, timeout_s=START_TIMEOUT_S)
+        except QuarterdeckError as error:
+            return error
+        wire.close()
+        return None
+
+    def _failure(self, what: str) -> RejectedError:
+        program = Path(self._command.arguments[0]).name
+        return RejectedError(
+            Code.BROKER_FAILED, f"{program} {what}; {_log_end(self._command.log)}"
+        )
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> bool:
+    """Write generated ``files`` that changed, for the owner's eyes only.
+
+    Returns:
+        Whether any differed from what was there.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    changed = False
+    for name, text in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_durable(path, text.encode(), mode=0o600)
+            changed = True
+    return changed
+
+
+async def stop_leftover(command: Command) -> None:
+    """End the process that an earlier controller started and did not end."""
+    pid = _read_pid(command.pid_file)
+    if pid is not None and is_running(pid, command.arguments):
+        await _end_stranger(pid, command.arguments)
+    command.pid_file.unlink(missing_ok=True)
+
+
+def is_running(pid: int, arguments: Sequence[str]) -> bool:
+    """Return whether ``pid`` runs with exactly these arguments."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return line.rstrip(b"\0").split(b"\0")[1:] == [
+        argument.encode() for argument in arguments[1:]
+    ]
+
+
+async def _end_stranger(pid: int, arguments: Sequence[str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        for _ in range(int(STOP_TIMEOUT_S / _PROBE_S)):
+            if not is_running(pid, arguments):
+                return
+            await asyncio.sleep(_PROBE_S)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _read_pid(path: Path) -> int | None:
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _check_port(endpoint: Endpoint) -> None:
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((endpoint.host, endpoint.port))
+        except OSError as error:
+            where = f"{endpoint.host}:{endpoint.port}"
+            raise RejectedError(
+                Code.PORT_TAKEN, f"{where}: {error.strerror}"
+            ) from error
+
+
+def _log_end(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return f"it wrote no log ({log})"
+    return "\n".join(["the end of " + str(log) + ":", *text.splitlines()[-_LOG_LINES:]])
