@@ -1,0 +1,165 @@
+"""Files of the signed repository, asked for over the bus (PROTOCOL.md section 5).
+
+python-tuf asks from a worker thread; requests are published on the event loop, and the
+pieces of a reply pass from the loop to the thread through a queue with a bound. Nothing
+here is trusted: the rules below only bound what a hostile broker can cost.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import queue
+import secrets
+from collections.abc import Iterator
+
+from tuf.api.exceptions import (
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    SlowRetrievalError,
+)
+from tuf.ngclient.fetcher import FetcherInterface
+
+from quarterdeck_shared.bus.port import Bus, Message
+from quarterdeck_shared.clock import Clock, SystemClock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import RejectedError, TransientError
+from quarterdeck_shared.metadata import PIECE_BYTES, MetadataReply, MetadataRequest
+from quarterdeck_shared.topics import DOWN_METADATA, UP_METADATA, down, up
+
+_log = logging.getLogger(__name__)
+
+_ATTEMPTS = 3
+_FILE_S = 60.0
+"""A whole file must be here by then, however steadily it drips."""
+_WAITING_PIECES = 64
+_NOT_FOUND = 404
+
+
+class MetadataFetcher(FetcherInterface):
+    """Brings files over ``bus``. Call ``start`` on the loop before the first fetch.
+
+    Args:
+        timeout_s: How long one piece may take before the file is asked for again.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        device: str,
+        loop: asyncio.AbstractEventLoop,
+        timeout_s: float = 5.0,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        self._bus = bus
+        self._device = device
+        self._loop = loop
+        self._timeout_s = timeout_s
+        self._clock = clock or SystemClock()
+        self._waiting: dict[int, queue.Queue[MetadataReply | None]] = {}
+        self._closed = False
+
+    async def start(self) -> None:
+        """Hear the replies."""
+        await self._bus.subscribe(down(self._device, DOWN_METADATA), self.hear)
+
+    def close(self) -> None:
+        """Let go of the thread that waits, so that the agent can stop at once."""
+        self._closed = True
+        for waiting in tuple(self._waiting.values()):
+            with contextlib.suppress(queue.Full):
+                waiting.put_nowait(None)
+
+    def hear(self, message: Message) -> None:
+        """Hand a reply to whoever waits for it; drop what nobody asked for."""
+        try:
+            reply = MetadataReply.decode(message.payload)
+        except RejectedError as error:
+            _log.warning("a metadata reply was dropped: %s", error)
+            return
+        waiting = self._waiting.get(reply.id)
+        if waiting is None:
+            _log.debug("a metadata reply that was not asked for was dropped")
+            return
+        try:
+            waiting.put_nowait(reply)
+        except queue.Full:
+            _log.warning("a metadata reply has more pieces than were asked for")
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        return self._file(url.removeprefix("/"))
+
+    def _file(self, name: str) -> Iterator[bytes]:
+        """Yield the pieces of ``name``; after a loss ask again, and go on from there.
+
+        Raises:
+            DownloadHTTPError: 404: there is no such file.
+            DownloadLengthMismatchError: Pieces came of a size that none may have.
+            SlowRetrievalError: The pieces did not come in time.
+            TransientError: ``NOT_CONNECTED`` or ``TIMED_OUT``.
+        """
+        deadline = self._clock.monotonic() + _FILE_S
+        done = 0
+        for _ in range(_ATTEMPTS):
+            for reply in self._answer(name, deadline):
+                if not reply.found:
+                    raise DownloadHTTPError(f"there is no {name}", _NOT_FOUND)
+                if reply.piece == done:
+                    done += 1
+                    yield reply.data
+                if reply.last:
+                    return
+            if self._closed:
+                raise TransientError(Code.NOT_CONNECTED, "the agent is stopping")
+            if self._clock.monotonic() >= deadline:
+                break
+        raise SlowRetrievalError(f"{name}: no answer in time, {done} pieces came")
+
+    def _answer(self, name: str, deadline: float) -> Iterator[MetadataReply]:
+        """Yield the pieces of one answer in order; end early when one is missing."""
+        request = MetadataRequest(id=secrets.randbits(63), name=name)
+        pieces = self._waiting[request.id] = queue.Queue(maxsize=_WAITING_PIECES)
+        try:
+            self._ask(request)
+            expected = 0
+            while (reply := self._next(pieces, deadline)) is not None:
+                if reply.piece < expected:
+                    continue  # delivered twice
+                if reply.piece > expected:
+                    return  # one was lost
+                _check_size(reply, name)
+                expected += 1
+                yield reply
+        finally:
+            del self._waiting[request.id]
+
+    def _next(
+        self, pieces: "queue.Queue[MetadataReply | None]", deadline: float
+    ) -> MetadataReply | None:
+        left = deadline - self._clock.monotonic()
+        try:
+            return pieces.get(timeout=max(0.0, min(self._timeout_s, left)))
+        except queue.Empty:
+            return None
+
+    def _ask(self, request: MetadataRequest) -> None:
+        topic = up(self._device, UP_METADATA)
+        publishing = asyncio.run_coroutine_threadsafe(
+            self._bus.publish(topic, request.encode()), self._loop
+        )
+        try:
+            publishing.result(self._timeout_s)
+        except concurrent.futures.TimeoutError as error:
+            publishing.cancel()
+            raise TransientError(
+                Code.TIMED_OUT, f"asking for {request.name} took {self._timeout_s} s"
+            ) from error
+
+
+def _check_size(reply: MetadataReply, name: str) -> None:
+    # Only the last piece may be short: otherwise a file could drip in byte by byte.
+    if reply.found and not reply.last and len(reply.data) != PIECE_BYTES:
+        raise DownloadLengthMismatchError(
+            f"{name}: piece {reply.piece} of {len(reply.data)} bytes is not the last"
+        )

@@ -1,0 +1,139 @@
+"""Signed metadata, brought up to date by python-tuf and read only through here."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from securesystemslib.dsse import Envelope
+from tuf.api._payload import TargetFile
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
+from tuf.ngclient.config import UpdaterConfig
+from tuf.ngclient.fetcher import FetcherInterface
+from tuf.ngclient.updater import Updater
+
+CONFIG = UpdaterConfig(
+    max_root_rotations=64,
+    max_delegations=4,
+    root_max_length=64 << 10,
+    timestamp_max_length=4 << 10,
+    snapshot_max_length=256 << 10,
+    targets_max_length=1 << 20,
+)
+"""Bounds on what the broker may make a device read, far below the library's own."""
+
+_ISSUED_FIELD = "x-issued"
+_ISSUED_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where metadata comes from, where it is cached, and what it is anchored in."""
+
+    fetcher: FetcherInterface
+    cache: Path
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The versions that are in force, and when they were signed.
+
+    Attributes:
+        online_keys: Digest of the keys that sign timestamp and snapshot.
+        issued: When the timestamp was signed; None when it does not say.
+    """
+
+    root: int
+    online_keys: str
+    versions: Mapping[str, int]
+    issued: datetime | None
+
+
+class Refreshed:
+    """Metadata that was verified at the reference time ``now``.
+
+    Raises:
+        RepositoryError: It could not be verified.
+        DownloadError: It could not be brought.
+        OSError: The cache could not be written.
+    """
+
+    def __init__(self, source: Source, now: datetime) -> None:
+        source.cache.mkdir(parents=True, exist_ok=True)
+        self._updater = Updater(
+            str(source.cache),
+            metadata_base_url="/",
+            target_base_url="/targets/",
+            fetcher=source.fetcher,
+            config=CONFIG,
+            bootstrap=source.root,
+        )
+        # The library has no public parameter for the reference time.
+        self._trusted.reference_time = now
+        self._updater.refresh()
+
+    def seen(self) -> Seen:
+        """Return what is in force.
+
+        Raises:
+            RepositoryError: The signed time makes no sense.
+        """
+        trusted = self._trusted
+        listed = trusted.snapshot.meta.items()
+        versions = {name.removesuffix(".json"): meta.version for name, meta in listed}
+        versions["timestamp"] = trusted.timestamp.version
+        versions["snapshot"] = trusted.snapshot.version
+        return Seen(trusted.root.version, self._online_keys(), versions, self._issued())
+
+    def is_signed(self, envelope: Envelope, role: str) -> bool:
+        """Return whether enough keys of the delegated ``role`` signed ``envelope``."""
+        try:
+            self._trusted.targets.verify_delegate(
+                role, envelope.pae(), envelope.signatures
+            )
+        except (UnsignedMetadataError, ValueError):
+            return False
+        return True
+
+    def listing(self, path: str) -> TargetFile | None:
+        """Return what the role responsible for ``path`` lists there."""
+        return self._updater.get_targetinfo(path)
+
+    def bring(self, listing: TargetFile, file: Path) -> bytes:
+        """Return the listed bytes, from ``file`` when they are there already."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if self._updater.find_cached_target(listing, str(file)) is None:
+            self._updater.download_target(listing, str(file))
+        data = file.read_bytes()
+        listing.verify_length_and_hashes(data)
+        return data
+
+    @property
+    def _trusted(self) -> TrustedMetadataSet:
+        return self._updater._trusted_set  # noqa: SLF001 - see __init__
+
+    def _online_keys(self) -> str:
+        roles = self._trusted.root.roles
+        names = ("timestamp", "snapshot")
+        keys = [f"{name}:{key}" for name in names for key in sorted(roles[name].keyids)]
+        return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+    def _issued(self) -> datetime | None:
+        stated = self._trusted.timestamp.unrecognized_fields.get(_ISSUED_FIELD)
+        if stated is None:
+            return None
+        try:
+            issued = datetime.strptime(str(stated), _ISSUED_FORMAT).replace(tzinfo=UTC)
+        except ValueError as error:
+            raise RepositoryError(f"{_ISSUED_FIELD} is {stated!r:.40}") from error
+        # Whoever stole only the timestamp's key must not be able to move a device
+        # past the expiry of what others signed.
+        trusted = self._trusted
+        others = (trusted.root, trusted.snapshot, trusted.targets)
+        latest = min(role.expires for role in others)
+        if issued >= latest:
+            raise RepositoryError(f"signed at {issued}, after the expiry {latest}")
+        return issued

@@ -1,0 +1,93 @@
+"""Answer devices that ask for files of the repository (PROTOCOL.md section 5)."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from quarterdeck_shared.bus.port import Bus, Message
+from quarterdeck_shared.errors import RejectedError, TransientError
+from quarterdeck_shared.metadata import PIECE_BYTES, MetadataReply, MetadataRequest
+from quarterdeck_shared.topics import (
+    DOWN_METADATA,
+    UP_METADATA,
+    down,
+    parse_up,
+    up_any,
+)
+
+_log = logging.getLogger(__name__)
+
+_WAITING = 4096
+_WAITING_PER_DEVICE = 16
+_WORKERS = 4
+
+Read = Callable[[str], bytes | None]
+
+
+class MetadataServer:
+    """Answers requests in the order they came.
+
+    The queue is bounded, and each device's share of it: what does not fit is dropped
+    with a line in the log, and the device asks again.
+    """
+
+    def __init__(self, bus: Bus, read: Read) -> None:
+        self._bus = bus
+        self._read = read
+        self._queue: asyncio.Queue[tuple[str, MetadataRequest]] = asyncio.Queue(
+            _WAITING
+        )
+        self._of_device: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Hear requests and answer them until cancelled."""
+        await self._bus.subscribe(up_any(UP_METADATA), self.hear)
+        async with asyncio.TaskGroup() as workers:
+            for number in range(_WORKERS):
+                workers.create_task(self._work(), name=f"metadata-{number}")
+
+    def hear(self, message: Message) -> None:
+        """Queue a device's request."""
+        source = parse_up(message.topic)
+        if source is None:
+            return
+        try:
+            request = MetadataRequest.decode(message.payload)
+        except RejectedError as error:
+            _log.warning("request of %s refused: %s", source.device, error)
+            return
+        crowded = self._of_device[source.device] >= _WAITING_PER_DEVICE
+        if crowded or self._queue.full():
+            _log.warning("request of %s for %s dropped", source.device, request.name)
+            return
+        self._of_device[source.device] += 1
+        self._queue.put_nowait((source.device, request))
+
+    async def _work(self) -> None:
+        while True:
+            device, request = await self._queue.get()
+            self._of_device[device] -= 1
+            if not self._of_device[device]:
+                del self._of_device[device]
+            try:
+                await self._answer(device, request)
+            except (TransientError, OSError) as error:
+                _log.warning("no answer to %s for %s: %s", device, request.name, error)
+
+    async def _answer(self, device: str, request: MetadataRequest) -> None:
+        topic = down(device, DOWN_METADATA)
+        for reply in replies(request.id, self._read(request.name)):
+            await self._bus.publish(topic, reply.encode())
+
+
+def replies(request: int, data: bytes | None) -> Iterator[MetadataReply]:
+    """Yield the pieces that answer a request with ``data``, or say there is none."""
+    if data is None:
+        yield MetadataReply(request, found=False, piece=0, last=True, data=b"")
+        return
+    count = max(1, -(-len(data) // PIECE_BYTES))
+    for piece in range(count):
+        part = data[piece * PIECE_BYTES : (piece + 1) * PIECE_BYTES]
+        last = piece == count - 1
+        yield MetadataReply(request, found=True, piece=piece, last=last, data=part)
