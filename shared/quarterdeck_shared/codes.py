@@ -294,6 +294,16 @@ class Code(StrEnum):
         "Nothing by that name exists.",
         "List what exists with the noun's list command.",
     )
+    NAME_INVALID = (
+        "name_invalid",
+        "The name cannot be used.",
+        "Use lower-case letters, digits and inner hyphens, 64 at most.",
+    )
+    SELECTOR_INVALID = (
+        "selector_invalid",
+        "The selector makes no sense.",
+        "Write all, class=board-arm64, tag=site-a, several joined by commas, or ids.",
+    )
     CONFLICT = (
         "conflict",
         "It clashes with something that exists already.",
