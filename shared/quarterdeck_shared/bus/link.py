@@ -53,7 +53,7 @@ class Wire:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except OSError as error:
-            self.error = error
+            self.error = self._last_words() or error
             raise
 
     def close(self) -> None:
@@ -67,6 +67,16 @@ class Wire:
     def setblocking(self, flag: bool) -> None:
         """Set the mode of the socket, which is non-blocking from the start."""
         self._tls.setblocking(flag)
+
+    def _last_words(self) -> ssl.SSLError | None:
+        """Return the alert that was sent before the connection was closed on us."""
+        try:
+            self._tls.recv(_READ_BYTES)
+        except ssl.SSLError as alert:
+            return None if isinstance(alert, ssl.SSLEOFError) else alert
+        except OSError:
+            return None
+        return None
 
     def _fill(self) -> None:
         self.drained = True
