@@ -148,7 +148,6 @@ class MqttBus:
             await self._resume(session)
             await session.lost
         finally:
-            self._session = None
             lasted_s = self._clock.monotonic() - began
             self._backoff = self._backoff.after_loss(lasted_s)
             session.abort()
@@ -161,7 +160,13 @@ class MqttBus:
         will = self._make_will(self._connections) if self._make_will else None
         began = self._clock.monotonic()
         wire = await open_wire(self._endpoint, timeout_s=CONNECT_TIMEOUT_S)
-        session = Session(self._endpoint, self._client_id, wire, self._handlers)
+        session = Session(
+            self._endpoint,
+            self._client_id,
+            wire,
+            handlers=self._handlers,
+            on_lost=self._go_down,
+        )
         left_s = CONNECT_TIMEOUT_S - (self._clock.monotonic() - began)
         try:
             await session.open(will, keepalive_s=self._keepalive_s, timeout_s=left_s)
@@ -186,6 +191,7 @@ class MqttBus:
         call_all(self._on_connected)
 
     def _go_down(self) -> None:
+        self._session = None
         if self._up.is_set():
             self._up.clear()
             call_all(self._on_disconnected)

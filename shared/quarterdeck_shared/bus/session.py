@@ -7,6 +7,7 @@ dispatch. This is the only file that imports paho.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo
@@ -46,17 +47,25 @@ class Session:
 
     Attributes:
         wire: The TLS connection it runs on.
-        lost: Done when the connection is over, for whatever reason.
+        lost: Done when the connection is over, for whatever reason; ``on_lost`` was
+            called first.
     """
 
     def __init__(
-        self, endpoint: Endpoint, client_id: str, wire: Wire, handlers: Handlers
+        self,
+        endpoint: Endpoint,
+        client_id: str,
+        wire: Wire,
+        *,
+        handlers: Handlers,
+        on_lost: Callable[[], None],
     ) -> None:
         self.wire = wire
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self._endpoint = endpoint
         self._handlers = handlers
+        self._on_lost = on_lost
         self._granted: asyncio.Future[str] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[bool]] = {}
         self._room = asyncio.Semaphore(IN_FLIGHT)
@@ -229,7 +238,10 @@ class Session:
         self._misc = self._loop.call_later(every_s, self._tick, every_s)
 
     def _end(self) -> None:
-        _resolve(self.lost, None)
+        if self.lost.done():
+            return
+        self.lost.set_result(None)
+        self._on_lost()
         if self._misc is not None:
             self._misc.cancel()
         for answer in self._answers.values():
