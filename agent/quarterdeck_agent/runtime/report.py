@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from pydantic import Field
 
+from quarterdeck_shared.codes import Code
 from quarterdeck_shared.telemetry.sketch import Sketch
 from quarterdeck_shared.wire import Wire
 
@@ -66,7 +67,7 @@ class Tally:
         errors: Requests that failed for a reason that lies with the model.
         crashes: Times its worker died; ``hangs`` of them because it stopped
             answering and was ended, ``bloats`` because it grew past its memory.
-        cause: What the last of them looked like.
+        last: Why it died last; ``cause`` tells more.
     """
 
     requests: int = 0
@@ -74,6 +75,7 @@ class Tally:
     crashes: int = 0
     hangs: int = 0
     bloats: int = 0
+    last: Code | None = None
     cause: str = ""
     latency: Sketch = field(default_factory=Sketch)
 

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -37,6 +37,8 @@ ROOM_MB = 256
 MAX_FILES = 32
 _PR_SET_PDEATHSIG = 1
 _FATAL = 4
+_PAGE = resource.getpagesize()
+_STATM = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -49,6 +51,14 @@ _DTYPES = {
     "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }
+
+
+class _Node(Protocol):
+    """What the runtime says of an input."""
+
+    name: str
+    type: str
+    shape: Sequence[int | str | None]
 
 
 class Model:
@@ -136,7 +146,7 @@ def _exactly(link: socket.socket, count: int) -> bytes | None:
 
 def _contain(memory_mb: int) -> None:
     """Give up what a model has no use for; where a kernel offers more, it goes here."""
-    room = _status_mb("VmSize") + memory_mb + ROOM_MB
+    room = _pages_mb(0) + memory_mb + ROOM_MB
     for what, limit in (
         (resource.RLIMIT_AS, room << 20),
         (resource.RLIMIT_CORE, 0),
@@ -153,24 +163,20 @@ def _die_with(parent: int) -> None:
         raise SystemExit(1)
 
 
-def _input(node: Any) -> Input:  # noqa: ANN401 - the runtime has no public type for it
+def _input(node: _Node) -> Input:
     if node.type not in _DTYPES:
         raise ValueError(f"input {node.name} is of type {node.type}")
     shape = tuple(d if isinstance(d, int) else None for d in node.shape)
-    # The first dimension is the batch: one sample at a time goes in.
     return Input(node.name, shape, np.dtype(_DTYPES[node.type]))
 
 
 def _rss_mb() -> int:
-    return _status_mb("VmRSS")
+    return _pages_mb(1)
 
 
-def _status_mb(field: str) -> int:
-    with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 - hot
-        for line in status:
-            if line.startswith(field):
-                return int(line.split()[1]) >> 10
-    return 0
+def _pages_mb(field: int) -> int:
+    """Return a field of ``/proc/self/statm``: 0 is address space, 1 resident."""
+    return int(os.pread(_STATM, 256, 0).split()[field]) * _PAGE >> 20
 
 
 def _problem(code: Code, detail: str) -> Tell:
@@ -192,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with socket.socket(fileno=given.socket) as link:
         _contain(given.memory_mb)
         before = time.perf_counter()
-        with open(given.model, "rb") as file:  # noqa: PTH123 - a descriptor
+        with os.fdopen(given.model, "rb") as file:
             data = file.read()
         try:
             model = Model(data, given.threads)

@@ -48,25 +48,23 @@ def may_install(
     digest: str,
     record: Record,
     have: Capabilities,
-    free_bytes: int,
-    present_bytes: int,
 ) -> Reason | None:
-    """Return why the artifact may not be installed, or None (check 6.10).
+    """Return why the artifact may never be installed here, or None (check 6.10).
 
-    ``present_bytes`` of it are on the disk already. Only ``DISK_FULL`` may pass
-    with time.
+    Room on the disk, which changes with time, is asked for with ``room``.
     """
     for entry in record.quarantine:
         if entry.digest == digest:
             return Reason(Code.QUARANTINED, f"{digest[:12]} failed with {entry.code}")
     missing = lacking(have, index.requires)
-    if missing is not None:
-        return Reason(Code.INCOMPATIBLE, missing)
-    return room(index, free_bytes=free_bytes, present_bytes=present_bytes)
+    return None if missing is None else Reason(Code.INCOMPATIBLE, missing)
 
 
 def room(index: Index, *, free_bytes: int, present_bytes: int) -> Reason | None:
-    """Return why the artifact does not fit on the disk now, or None."""
+    """Return why the artifact does not fit on the disk now, or None.
+
+    ``present_bytes`` of it are on the disk already.
+    """
     needed = max(0, index.length - present_bytes) + RESERVE_BYTES
     if free_bytes >= needed:
         return None
@@ -174,6 +172,8 @@ def crash_loop(tally: Tally) -> Reason:
 
 
 def _crash_code(tally: Tally) -> Code:
+    if tally.last in (Code.ARTIFACT_INVALID, Code.LOAD_FAILED):
+        return tally.last
     if tally.hangs * 2 > tally.crashes:
         return Code.WORKER_HUNG
     if tally.bloats * 2 > tally.crashes:

@@ -223,7 +223,8 @@ def passed(record: Record) -> Record:
 def failed(record: Record, reason: Reason, *, quarantine: bool) -> Record:
     """Return the record of giving the artifact up, which is the roll back.
 
-    From probation the pointer goes back to the previous slot. Needs no network.
+    From probation the pointer goes back to the previous slot. Needs no network. What
+    was not the artifact's fault is tried again when the assignment is delivered again.
     """
     work = _work(record)
     outcome: Outcome = "refused" if record.state is State.FETCHING else "rolled_back"
@@ -234,17 +235,20 @@ def failed(record: Record, reason: Reason, *, quarantine: bool) -> Record:
     return _moved(
         back,
         Event.FAILED,
+        envelope=record.envelope if quarantine else None,
         quarantine=listed,
         update=_told(record, outcome, reason),
     )
 
 
-def reverted(record: Record, reason: Reason) -> Record:
+def reverted(record: Record, reason: Reason, *, quarantine: bool) -> Record:
     """Return the record after the active model was given up for the previous one."""
     active = record.active
     if active is None or record.previous is None:
         raise RuntimeError("there is nothing to go back to")
-    update = record.update
+    update, listed = record.update, record.quarantine
+    if quarantine:
+        listed = _listed(listed, Quarantined(digest=active.digest, code=reason.code))
     if record.work is None:
         update = LastUpdate(
             sequence=record.sequence,
@@ -259,9 +263,7 @@ def reverted(record: Record, reason: Reason) -> Record:
         active=record.previous,
         previous=None,
         committed=True,
-        quarantine=_listed(
-            record.quarantine, Quarantined(digest=active.digest, code=reason.code)
-        ),
+        quarantine=listed,
         update=update,
     )
 

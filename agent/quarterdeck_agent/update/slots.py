@@ -118,7 +118,9 @@ class Slots:
         mark = CommitMark(
             digest=active.digest, release=active.release, sequence=record.sequence
         )
-        write(self.folder(active.digest) / COMMITTED, mark.encode())
+        path = self.folder(active.digest) / COMMITTED
+        if not path.exists() or path.read_bytes() != mark.encode():
+            write(path, mark.encode())
 
     def _rebuilt(self) -> Record:
         """Return a record of the newest committed slot that is sound.
@@ -160,6 +162,7 @@ class Slots:
             )
         try:
             folder.mkdir(exist_ok=True)
+            sync_folder(self._slots)
         except OSError as error:
             raise disk_error(error, folder) from error
         if not (folder / INDEX).exists():
@@ -229,8 +232,15 @@ class Slots:
     # -- room ---------------------------------------------------------------
 
     def free_bytes(self) -> int:
-        """Return the room that is left for us on the disk of the state folder."""
-        stat = os.statvfs(self._state)
+        """Return the room that is left for us on the disk of the state folder.
+
+        Raises:
+            TransientError: ``DISK_FAILED``.
+        """
+        try:
+            stat = os.statvfs(self._state)
+        except OSError as error:
+            raise disk_error(error, self._state) from error
         return stat.f_bavail * stat.f_frsize
 
     def present_bytes(self, artifact: str) -> int:
@@ -242,8 +252,11 @@ class Slots:
             return 0
 
     def empty(self, artifact: str) -> None:
-        """Remove the parts of a slot that could not be filled."""
-        shutil.rmtree(self.folder(artifact), ignore_errors=True)
+        """Remove the parts of a slot that could not be filled; its index stays."""
+        with contextlib.suppress(OSError):
+            for path in self.folder(artifact).iterdir():
+                if path.name != INDEX:
+                    path.unlink()
 
     def sweep(self, record: Record) -> None:
         """Remove every slot that ``record``, which must be durable, does not name."""
