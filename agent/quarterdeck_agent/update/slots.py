@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from quarterdeck_agent.durable import disk_error, sync_folder, write
+from quarterdeck_agent.durable import disk_error, write
 from quarterdeck_agent.update.record import Record
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import sync_folder
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 from quarterdeck_shared.ids import ReleaseId, Sha256
 from quarterdeck_shared.index import MAX_INDEX_BYTES, Index, PartName, digest
