@@ -136,6 +136,70 @@ async def test_a_device_publishes_under_its_own_name_only(yard: RealYard) -> Non
     assert heard == [own]
 
 
+async def test_a_device_that_was_not_granted_is_kept_out(yard: RealYard) -> None:
+    controller = await connected(yard, "controller")
+    heard: list[str] = []
+    await controller.subscribe(f"{topics.ROOT}/#", lambda m: heard.append(m.topic))
+    stranger = yard.bus("device-3")
+    await stranger.start()
+    with contextlib.suppress(RejectedError):  # nats refuses the session itself
+        await stranger.wait_connected(1.5)
+        await stranger.publish(topics.up("device-3", topics.UP_STATE), b"hello")
+    await controller.publish(topics.CONTROLLER_STATE, b"fence")
+
+    await until(lambda: heard, "the controller's own message")
+    assert heard == [topics.CONTROLLER_STATE]
+
+
+async def test_a_grant_lets_a_device_in_and_cuts_no_session(yard: RealYard) -> None:
+    controller = await connected(yard, "controller")
+    device = await connected(yard, DEVICE)
+    lost: list[str] = []
+    heard: list[str] = []
+    controller.on_disconnected(lambda: lost.append("controller"))
+    device.on_disconnected(lambda: lost.append(DEVICE))
+    await device.subscribe(topics.down_all(DEVICE), lambda m: heard.append(m.topic))
+    await controller.subscribe(
+        topics.up_any(topics.UP_STATE), lambda m: heard.append(m.topic)
+    )
+    newcomer = yard.bus("device-3")
+    await newcomer.start()
+
+    await yard.broker.grant([Grant(it, CLASS) for it in (DEVICE, OTHER, "device-3")])
+
+    topic = topics.up("device-3", topics.UP_STATE)
+    async with asyncio.timeout(20):
+        while topic not in heard:
+            await newcomer.wait_connected(10)
+            await newcomer.publish(topic, b"hello")
+            await asyncio.sleep(0.05)
+    await controller.publish(topics.down(DEVICE, topics.DOWN_ACK), b"still there")
+    await until(lambda: topics.down(DEVICE, topics.DOWN_ACK) in heard, "the old device")
+    assert lost == []
+
+
+async def test_a_device_whose_grant_is_taken_away_is_heard_no_more(
+    yard: RealYard,
+) -> None:
+    controller = await connected(yard, "controller")
+    device = await connected(yard, DEVICE)
+    other = await connected(yard, OTHER)
+    heard: list[bytes] = []
+    await controller.subscribe(
+        topics.up_any(topics.UP_EVENT), lambda m: heard.append(m.payload)
+    )
+    await device.publish(topics.up(DEVICE, topics.UP_EVENT), b"before")
+    await until(lambda: heard, "the device while it is granted")
+
+    await yard.broker.grant([Grant(OTHER, CLASS)])
+    await silenced(device, heard)
+    heard.clear()
+    await other.publish(topics.up(OTHER, topics.UP_EVENT), b"other")
+
+    await until(lambda: heard, "the device that is still granted")
+    assert heard == [b"other"]
+
+
 async def silenced(device: MqttBus, heard: list[bytes]) -> None:
     """Return once what ``device`` publishes is no longer delivered."""
     async with asyncio.timeout(10):
