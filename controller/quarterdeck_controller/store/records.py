@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
-from quarterdeck_shared.assignment import Target
+from quarterdeck_shared.assignment import Probation, Target
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.device import Capabilities
 from quarterdeck_shared.events import StepEvent
@@ -127,6 +127,7 @@ class Assigned:
     expires: datetime
     envelope: bytes
     reason: str
+    probation: Probation
     rollout: int | None = None
     published: bool = False
 

@@ -21,7 +21,7 @@ from quarterdeck_controller.store.schema import (
     members,
     rollouts,
 )
-from quarterdeck_shared.assignment import Target
+from quarterdeck_shared.assignment import Probation, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +224,7 @@ def _assigned(row: Row[tuple[object, ...]]) -> Assigned:
     values = row._asdict()
     del values["digest"]
     runs = Runs(values.pop("release"), _target(values.pop("target")))
+    values["probation"] = Probation.decode(row.probation.encode())
     return Assigned(**values, runs=runs)
 
 
@@ -236,6 +237,7 @@ def _assigned_values(item: Assigned) -> dict[str, object]:
     values["release"] = item.runs.release
     values["target"] = item.runs.target.encode().decode()
     values["digest"] = item.runs.target.sha256
+    values["probation"] = item.probation.encode().decode()
     return values
 
 

@@ -150,6 +150,7 @@ assignments = Table(
     Column("expires", Moment, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("probation", Text, nullable=False),
     Column("rollout", Integer, ForeignKey(rollouts.c.id)),
     Column("published", Boolean, nullable=False),
 )

@@ -1,0 +1,168 @@
+"""Plan and carry out every active rollout, again and again, from what is stored.
+
+Nothing is remembered between two rounds: the operator's words, what devices reported
+and what was decided before are all in the store, so a process that was killed goes
+on where it was when it is started again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from quarterdeck_controller.fleet.assignments import Assignments
+from quarterdeck_controller.rollout.catalog import CatalogPort, RememberingCatalog
+from quarterdeck_controller.rollout.execute import carry_out
+from quarterdeck_controller.rollout.observe import observe
+from quarterdeck_controller.rollout.plan import Plan, plan
+from quarterdeck_controller.rollout.policy import Policy
+from quarterdeck_controller.rollout.state import ACTIVE
+from quarterdeck_controller.store.records import Device, Rollout
+from quarterdeck_controller.store.store import Records, Store
+from quarterdeck_shared.clock import Clock
+from quarterdeck_shared.errors import QuarterdeckError
+
+TICK_S = 0.5
+REST = 3.0
+"""A round is followed by a rest of this many times its own length."""
+
+Enrolled = Callable[[tuple[Device, ...]], Awaitable[None]]
+_log = logging.getLogger(__name__)
+
+
+def look(
+    records: Records, catalog: CatalogPort, rollout: Rollout, now: datetime
+) -> tuple[Plan, Policy]:
+    """Return what ``rollout`` would do next, without doing it.
+
+    Raises:
+        RejectedError: ``POLICY_INVALID`` when its policy is of another version.
+    """
+    policy = Policy.load(rollout.policy)
+    seen = observe(records, catalog, rollout, policy)
+    return plan(policy, rollout, seen.variants, seen.fleet, now), policy
+
+
+class Reconciler:
+    """The loop that moves rollouts."""
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: CatalogPort,
+        assignments: Assignments,
+        clock: Clock,
+        *,
+        tick_s: float = TICK_S,
+        on_enrolled: Enrolled | None = None,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            store: Everything that is known.
+            catalog: The releases.
+            assignments: Signs and publishes.
+            clock: The time that decisions are made at.
+            tick_s: Longest rest between two rounds.
+            on_enrolled: Awaited at the start, and whenever devices were enrolled by
+                any process, with all devices there are.
+        """
+        self._store = store
+        self._catalog = RememberingCatalog(catalog)
+        self._assignments = assignments
+        self._clock = clock
+        self._tick_s = tick_s
+        self._on_enrolled = on_enrolled
+        self._stamp: tuple[int, datetime | None] | None = None
+        self._wake = asyncio.Event()
+        self._troubled: set[int] = set()
+
+    def wake(self) -> None:
+        """Have the next round begin at once; call it on the loop."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Make round after round until cancelled."""
+        while True:
+            self._wake.clear()
+            began = self._clock.monotonic()
+            try:
+                await self._look_for_devices()
+                if await asyncio.to_thread(self.round):
+                    self._assignments.wake()
+                    self._wake.set()
+            except QuarterdeckError as error:
+                _log.warning("event=round_failed code=%s %s", error.code, error)
+            await self._rest(self._clock.monotonic() - began)
+
+    def round(self) -> bool:
+        """Plan and carry out every active rollout once; return whether any moved.
+
+        Raises:
+            QuarterdeckError: The store is busy or damaged; the next round goes on.
+        """
+        with self._store.read() as records:
+            active = records.rollouts.all(*ACTIVE)
+        return sum(self._step(rollout) for rollout in active) > 0
+
+    def _step(self, rollout: Rollout) -> bool:
+        now = self._clock.now()
+        try:
+            with self._store.read() as records:
+                decided, policy = look(records, self._catalog, rollout, now)
+            if decided.empty:
+                return False
+            with self._store.write() as records:
+                done = carry_out(records, decided, policy, self._assignments, now)
+        except QuarterdeckError as error:
+            level = logging.DEBUG if rollout.id in self._troubled else logging.WARNING
+            self._troubled.add(rollout.id)
+            _log.log(
+                level,
+                "event=rollout_troubled rollout=%d code=%s %s",
+                rollout.id,
+                error.code,
+                error,
+            )
+            return False
+        if done:
+            self._tell(decided)
+        return done
+
+    def _tell(self, decided: Plan) -> None:
+        self._troubled.discard(decided.before.id)
+        _log.info(
+            "event=rollout_moved rollout=%d state=%s wave=%d assigned=%d %s",
+            decided.after.id,
+            decided.after.state,
+            decided.after.wave + 1,
+            len(decided.assign),
+            "; ".join(decided.reasons),
+        )
+
+    async def _look_for_devices(self) -> None:
+        if self._on_enrolled is None:
+            return
+        stamp = await asyncio.to_thread(self._read_stamp)
+        if stamp != self._stamp:
+            devices = await asyncio.to_thread(self._read_devices)
+            await self._on_enrolled(devices)
+            self._stamp = stamp
+
+    def _read_stamp(self) -> tuple[int, datetime | None]:
+        with self._store.read() as records:
+            return records.devices.stamp()
+
+    def _read_devices(self) -> tuple[Device, ...]:
+        with self._store.read() as records:
+            return records.devices.all()
+
+    async def _rest(self, spent_s: float) -> None:
+        # However many events wake it, planning never takes more than a quarter of
+        # one core's time.
+        await asyncio.sleep(min(spent_s * REST, 10.0))
+        try:
+            async with asyncio.timeout(self._tick_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
