@@ -69,11 +69,7 @@ def observe(
     views = [_view(facts, facts.devices[it], variants, known) for it in wanted]
     evidence = _Evidence.read(records, rollout, policy, facts.members)
     return Observed(
-        {
-            name: variant
-            for name in release.variants
-            if (variant := runs(release, name))
-        },
+        {name: Runs(rollout.release, it.target) for name, it in variants.items()},
         tuple(evidence.added_to(view) for view in views),
     )
 
