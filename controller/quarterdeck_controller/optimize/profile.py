@@ -140,10 +140,11 @@ class Profile(_Section):
             latency_ms=self.budget.latency_ms, memory_mb=self.budget.memory_mb
         )
 
-    def recipes(self) -> tuple[Recipe, ...]:
-        """Return the recipes to try, in order."""
+    def recipes(self, kinds: tuple[Kind, ...] = ()) -> tuple[Recipe, ...]:
+        """Return the recipes to try, in order; ``kinds`` overrides the profile's."""
         hints = self.quantization
-        return tuple(_recipe(kind, hints) for kind in dict.fromkeys(hints.recipes))
+        wanted = dict.fromkeys(kinds or hints.recipes)
+        return tuple(_recipe(kind, hints) for kind in wanted)
 
 
 def profile_names() -> tuple[str, ...]:

@@ -1,0 +1,179 @@
+"""Golden vectors: which samples, how closely, and the file that carries them.
+
+A device replays the inputs one at a time and compares with the float model's scores.
+All but ``encode`` and ``decode`` is pure.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quarterdeck_controller.optimize.profile import GoldenPolicy
+from quarterdeck_controller.optimize.score import classes_of
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.index import Golden
+
+Array = NDArray[Any]
+
+ERROR_FLOOR = 0.05
+"""A device whose error stays below this passes, however exact the variant was here:
+a twentieth of the scores is what another order of additions may cost an int8 model."""
+
+ERROR_SLACK = 2.5
+"""How many times the error measured here a device may show: 8 dB. Kernels that are
+right for the recipe stay within 4 dB of each other (25.9 to 22.4 dB over VNNI, AVX2 and
+ARM); saturating ones lose 13 dB and are caught."""
+
+AGREEMENT_SLACK = 0.05
+"""How much less than the class's agreement a device may show: with 64 vectors, three
+that fall to the other side on another instruction set."""
+
+TINY = 1e-38
+
+MARGIN = 0.15
+"""Lead of the best score, as a share of the scores' root-mean-square, from which a
+vector's margin is clear: three times the error floor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """How closely scores reproduce the golden ones.
+
+    Attributes:
+        clear: How many vectors have a clear margin.
+        agreement: Share of those with the same top class; 1 when there are none.
+        error: Root-mean-square error as a share of the golden scores'.
+    """
+
+    clear: int
+    agreement: float
+    error: float
+
+
+def choose_vectors(
+    scores: Array, labels: Array | None, *, count: int, seed: int
+) -> tuple[int, ...]:
+    """Return the samples to replay, by the float model's ``scores``.
+
+    Half have the lowest margins, a quarter is taken evenly from the classes and a
+    quarter at random; scores that are no classes are sampled at random.
+    """
+    total = len(scores)
+    count = min(count, total)
+    order = np.random.default_rng(seed).permutation(total)
+    chosen: dict[int, None] = {}
+    if classes_of(scores) is not None:
+        by_margin = np.argsort(margins(scores), kind="stable")
+        chosen.update(dict.fromkeys(by_margin[: count // 2].tolist()))
+        kinds = scores.argmax(axis=1) if labels is None else labels
+        _spread(chosen, kinds, order, count // 2 + count // 4)
+    for row in order.tolist():
+        if len(chosen) >= count:
+            break
+        chosen.setdefault(row)
+    return tuple(sorted(chosen))
+
+
+def margins(scores: Array) -> Array:
+    """Return by how much each sample's best score leads the next one."""
+    flat = scores.reshape(len(scores), -1)
+    if flat.shape[1] == 1:
+        return np.full(len(flat), inf)
+    top = np.partition(flat, -2, axis=1)[:, -2:]
+    return np.asarray(top[:, 1] - top[:, 0])
+
+
+def thresholds(
+    expected: Array, measured_error: float | None, policy: GoldenPolicy
+) -> Golden:
+    """Return how closely a device must reproduce ``expected``.
+
+    The limit follows the error measured here, with slack, but never past what the
+    class demands. For a refused variant pass None: it is held to the class's demand,
+    not to its own error.
+    """
+    scale = _rms(expected)
+    follow = policy.max_error if measured_error is None else measured_error
+    return Golden(
+        count=len(expected),
+        min_agreement=max(0.0, round(policy.min_agreement - AGREEMENT_SLACK, 6)),
+        margin=MARGIN * scale,
+        max_error=min(policy.max_error, max(ERROR_FLOOR, ERROR_SLACK * follow)),
+    )
+
+
+def compare(expected: Array, got: Array, margin: float) -> Compared:
+    """Return how closely ``got`` reproduces ``expected``."""
+    if got.shape != expected.shape or not np.isfinite(got).all():
+        return Compared(clear=len(expected), agreement=0.0, error=inf)
+    flat = expected.reshape(len(expected), -1).astype(np.float64)
+    other = got.reshape(len(got), -1).astype(np.float64)
+    clear = margins(flat) >= margin
+    same = flat.argmax(axis=1) == other.argmax(axis=1)
+    agreement = float(same[clear].mean()) if clear.any() else 1.0
+    error = _rms(other - flat) / max(_rms(flat), TINY)
+    return Compared(int(clear.sum()), agreement, error)
+
+
+def reproduces(compared: Compared, golden: Golden) -> bool:
+    """Return whether that is close enough."""
+    return (
+        compared.error <= golden.max_error
+        and compared.agreement >= golden.min_agreement
+    )
+
+
+def encode(inputs: Mapping[str, Array], output: str, expected: Array) -> bytes:
+    """Return the bytes of ``golden.npz``; the same arrays give the same bytes."""
+    arrays = {f"input:{name}": array for name, array in inputs.items()}
+    arrays[f"expected:{output}"] = expected
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, always
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(array))
+    return buffer.getvalue()
+
+
+def decode(payload: bytes) -> tuple[dict[str, Array], str, Array]:
+    """Return inputs, the output's name and the expected scores of ``golden.npz``.
+
+    Raises:
+        RejectedError: ``MALFORMED`` when the bytes are no such file.
+    """
+    try:
+        with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RejectedError(Code.MALFORMED, f"golden.npz: {error}") from error
+    expected = {k[9:]: v for k, v in arrays.items() if k.startswith("expected:")}
+    inputs = {k[6:]: v for k, v in arrays.items() if k.startswith("input:")}
+    if len(expected) != 1 or not inputs or len(arrays) != 1 + len(inputs):
+        raise RejectedError(
+            Code.MALFORMED, f"golden.npz holds {', '.join(arrays) or 'nothing'}"
+        )
+    output, scores = next(iter(expected.items()))
+    return inputs, output, scores
+
+
+def _spread(chosen: dict[int, None], kinds: Array, order: Array, until: int) -> None:
+    queues = [order[kinds[order] == kind].tolist() for kind in np.unique(kinds)]
+    while len(chosen) < until and any(queues):
+        for queue in queues:
+            while queue and queue[-1] in chosen:
+                queue.pop()
+            if queue and len(chosen) < until:
+                chosen[queue.pop()] = None
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
