@@ -132,7 +132,7 @@ class Authority:
         """Return an identity for the broker, reachable as any of ``hosts``.
 
         Raises:
-            RejectedError: ``CONFLICT`` when a host is no name or address.
+            RejectedError: ``NAME_INVALID`` when a host is no name or address.
         """
         if not hosts:
             raise ValueError("a server without a host cannot be verified by anybody")
@@ -151,16 +151,15 @@ class Authority:
         """Return a fresh identity for a device, with a new key.
 
         Raises:
-            RejectedError: ``CONFLICT`` when the names are not valid or reserved.
+            RejectedError: ``NAME_INVALID`` when a name is not valid or reserved.
         """
         if not (is_name(device_id) and is_name(device_class)):
             raise RejectedError(
-                Code.CONFLICT,
-                f"{device_id!r} of class {device_class!r}: names are 1 to 64 "
-                "lower-case letters, digits and inner hyphens",
+                Code.NAME_INVALID,
+                f"{device_id!r} of class {device_class!r} cannot name a device",
             )
         if device_id in {CONTROLLER_NAME, "broker"}:
-            raise RejectedError(Code.CONFLICT, f"{device_id!r} names no device")
+            raise RejectedError(Code.NAME_INVALID, f"{device_id!r} is reserved")
         usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
         return self._issue(_Leaf(_subject(device_id, device_class), usages, days))
 
@@ -263,7 +262,7 @@ def _host_name(host: str) -> x509.GeneralName:
         if _HOST.fullmatch(host):
             return x509.DNSName(host)
     raise RejectedError(
-        Code.CONFLICT, f"{host!r} is neither a host name nor an address"
+        Code.NAME_INVALID, f"{host!r} is neither a host name nor an address"
     )
 
 

@@ -71,16 +71,14 @@ class KeyPlace:
 
 def key_places(home: Home, classes: Sequence[str]) -> tuple[KeyPlace, ...]:
     """Return every key of a new home, the most powerful first."""
-    offline = "offline: encrypted, or on a token"
-    here = "this machine; back it up"
+    offline, here = "offline, encrypted", "here, backed up"
     rows = [
-        *((name, "the keys of all roles (2 of 3)", f"{offline}, one holder each")
-          for name in ROOT_KEYS),
-        (TARGETS, "which keys sign for classes and the director", offline),
-        *((class_role(name), f"what {name} may run", "a release engineer's machine")
+        *((name, "all roles' keys, 2 of 3", "offline, 3 holders") for name in ROOT_KEYS),
+        (TARGETS, "keys of classes, director", offline),
+        *((class_role(name), "models of its class", "a releaser's machine")
           for name in classes),
-        (SNAPSHOT, "which versions belong together", here),
-        (TIMESTAMP, "what is newest, every day", here),
+        (SNAPSHOT, "what belongs together", here),
+        (TIMESTAMP, "what is newest, daily", here),
         (DIRECTOR, "which device runs what", here),
     ]  # fmt: skip
     signing = (
@@ -90,10 +88,12 @@ def key_places(home: Home, classes: Sequence[str]) -> tuple[KeyPlace, ...]:
     authority = home.authority
     return (
         *signing,
-        KeyPlace("authority root", "the issuing key", authority / "root.key", offline),
+        KeyPlace(
+            "authority root", "the issuing certificate", authority / "root.key", offline
+        ),
         KeyPlace("issuing", "all certificates", authority / "issuing.key", here),
-        KeyPlace("controller", "its own session", authority / "controller.key", here),
-        KeyPlace("broker", "its own sessions", authority / "broker.key", "the broker"),
+        KeyPlace("controller", "its session", authority / "controller.key", here),
+        KeyPlace("broker", "its sessions", authority / "broker.key", "the broker"),
     )
 
 

@@ -15,13 +15,21 @@ class PartStore:
 
     folder: Path
 
-    def put(self, data: bytes) -> Sha256:
-        """Keep ``data`` and return its sha256; one that was damaged is mended."""
+    def put(self, data: bytes) -> tuple[Sha256, bool]:
+        """Keep ``data``; return its sha256, and whether it is new here.
+
+        A part that was damaged on the disk is mended.
+        """
         sha256 = digest(data)
-        if self.get(sha256) != data:
+        kept = self.get(sha256)
+        if kept != data:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_durable(self.folder / sha256, data)
-        return sha256
+        return sha256, kept is None
+
+    def forget(self, sha256: str) -> None:
+        """Remove a part that nothing refers to."""
+        (self.folder / sha256).unlink(missing_ok=True)
 
     def get(self, sha256: str) -> bytes | None:
         """Return the part, or None when it is not here."""

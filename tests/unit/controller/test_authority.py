@@ -192,7 +192,7 @@ def test_names_that_mean_something_to_a_broker_are_refused(
     with pytest.raises(RejectedError) as refusal:
         authority.issue_device(device, device_class)
 
-    assert refusal.value.code is Code.CONFLICT
+    assert refusal.value.code is Code.NAME_INVALID
 
 
 def test_a_second_authority_in_the_same_folder_is_refused(
@@ -229,4 +229,4 @@ def test_a_host_that_cannot_be_verified_is_refused(
     with pytest.raises(RejectedError, match="neither a host name") as refusal:
         authority.issue_server([host])
 
-    assert refusal.value.code is Code.CONFLICT
+    assert refusal.value.code is Code.NAME_INVALID

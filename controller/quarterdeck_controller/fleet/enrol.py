@@ -1,0 +1,162 @@
+"""Write the folder that makes a machine a device of this fleet."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quarterdeck_controller.fleet.authority import DEVICE_DAYS, Authority
+from quarterdeck_controller.home import Home, Settings
+from quarterdeck_controller.release.repository import Repository
+from quarterdeck_shared.clock import Clock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import sync_folder, write_durable
+from quarterdeck_shared.errors import RejectedError
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """What an agent is told beyond its identity.
+
+    Attributes:
+        source: Folder of recorded samples to run the model on; None writes the
+            section commented out.
+        interval_s: Pause between two samples.
+        repeat: Begin again at the end of the folder.
+        simulate_isa: Pretend to be a machine with only these instruction sets;
+            reported as simulated.
+        telemetry_period_s: Length of one telemetry window.
+    """
+
+    source: Path | None = None
+    interval_s: float = 0.1
+    repeat: bool = True
+    simulate_isa: Sequence[str] = ()
+    telemetry_period_s: float = 60
+
+
+def write_bundle(
+    home: Home,
+    device_id: str,
+    device_class: str,
+    out: Path,
+    clock: Clock,
+    *,
+    options: AgentOptions | None = None,
+    days: float = DEVICE_DAYS,
+) -> Path:
+    """Write the bundle of one device to the folder ``out`` and return it.
+
+    It holds ``agent.toml``, ``ca.pem``, ``certificate.pem``, ``key.pem`` and
+    ``root.json``; it is complete or not there.
+
+    Raises:
+        RejectedError: ``CONFLICT`` when ``out`` exists and is not an empty folder or
+            cannot be written, ``NOT_FOUND`` for a class without a signing role,
+            ``NAME_INVALID`` for a name that no device may have.
+    """
+    settings, out = home.settings(), out.absolute()
+    _check(out, device_class, settings)
+    authority = Authority.open(home.authority, clock)
+    identity = authority.issue_device(device_id, device_class, days)
+    root = Repository(home, clock).newest_root()
+    text = agent_toml(device_id, device_class, settings, options or AgentOptions())
+    beside = out.with_name(f".{out.name}.new")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True, mode=0o700)
+        identity.write(beside / "certificate.pem", beside / "key.pem")
+        write_durable(beside / "ca.pem", authority.root_file.read_bytes())
+        write_durable(beside / "root.json", root)
+        write_durable(beside / "agent.toml", text.encode())
+        beside.rename(out)
+        sync_folder(out.parent)
+    except OSError as error:
+        raise RejectedError(
+            Code.CONFLICT, f"{out} cannot be written: {error.strerror}"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return out
+
+
+def agent_toml(
+    device_id: str, device_class: str, settings: Settings, options: AgentOptions
+) -> str:
+    """Return the agent's settings, with a comment for whoever reads them."""
+    broker = settings.broker
+    lines = [
+        "# Settings of this device's agent. Paths are relative to this file.",
+        f"device = {_quoted(device_id)}",
+        f"device_class = {_quoted(device_class)}",
+        "",
+        "# What the agent keeps: the models, what it has accepted, unsent telemetry.",
+        'state = "state"',
+        "",
+        "# The signed root that this device trusts; newer ones are followed from it.",
+        'root = "root.json"',
+        "",
+        *_simulation(options.simulate_isa),
+        "[broker]",
+        f"host = {_quoted(broker.host)}",
+        f"port = {broker.port}",
+        'ca = "ca.pem"',
+        'certificate = "certificate.pem"',
+        'key = "key.pem"',
+        "# For a broker that asks for a password beside the certificate.",
+        '# username = ""',
+        '# password_file = ""',
+        "",
+        *_source(options),
+        "",
+        "[telemetry]",
+        "# Length of one window, in seconds.",
+        f"period_s = {options.telemetry_period_s:g}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _check(out: Path, device_class: str, settings: Settings) -> None:
+    if device_class not in settings.classes:
+        raise RejectedError(
+            Code.NOT_FOUND,
+            f"class {device_class} has no signing role in this fleet; "
+            f"these have: {', '.join(settings.classes)}",
+        )
+    if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
+        return
+    if out.exists() or out.is_symlink():
+        raise RejectedError(
+            Code.CONFLICT, f"{out} exists and is not an empty folder; name another"
+        )
+
+
+def _simulation(isa: Sequence[str]) -> list[str]:
+    if not isa:
+        return []
+    return [
+        "# Pretend to be a machine with only these; every report says so.",
+        f"simulate_isa = [{', '.join(_quoted(name) for name in isa)}]",
+        "",
+    ]
+
+
+def _source(options: AgentOptions) -> list[str]:
+    path = "samples" if options.source is None else str(options.source.absolute())
+    lines = [
+        "[source]",
+        'kind = "directory"',
+        f"path = {_quoted(path)}",
+        f"interval_s = {options.interval_s:g}",
+        f"repeat = {str(options.repeat).lower()}",
+    ]
+    if options.source is None:
+        lines = [f"# {line}" for line in lines]
+    told = "# Recorded samples to run the model on: .npy or .npz files, labels.csv."
+    return [told, *lines]
+
+
+def _quoted(text: str) -> str:
+    # A JSON string of printable characters is a TOML basic string too.
+    return json.dumps(text).replace("\x7f", "\\u007f")
