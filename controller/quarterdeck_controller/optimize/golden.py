@@ -32,7 +32,7 @@ right for the recipe stay within 4 dB of each other (25.9 to 22.4 dB over VNNI, 
 ARM); saturating ones lose 13 dB and are caught."""
 
 AGREEMENT_SLACK = 0.05
-"""How much less than the class's agreement a device may show: with 64 vectors, three
+"""How much less than the class's agreement a device may show: with 32 vectors, one or two
 that fall to the other side on another instruction set."""
 
 TINY = 1e-38

@@ -60,7 +60,7 @@ class GoldenPolicy(_Section):
             model's top class here; the device gets a little slack.
     """
 
-    count: int = Field(default=64, ge=8, le=4096)
+    count: int = Field(default=32, ge=8, le=4096)
     max_error: float = Field(default=0.25, gt=0, le=1)
     min_agreement: float = Field(default=0.95, ge=0, le=1)
 

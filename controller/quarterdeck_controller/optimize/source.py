@@ -56,7 +56,8 @@ def inspect(request: InspectRequest) -> Source:
     nodes = list(walk(model.graph))
     _refuse_external(model)
     _refuse_foreign(model, nodes)
-    _refuse_quantized(nodes)
+    if not request.quantized:
+        _refuse_quantized(nodes)
     inputs = tuple(_tensor(value) for value in _real_inputs(model.graph))
     outputs = tuple(_tensor(value) for value in model.graph.output)
     _refuse_inputs(inputs)

@@ -32,9 +32,10 @@ class Tensor(Record):
 
 
 class InspectRequest(Record):
-    """Look at the file and refuse what cannot be optimized."""
+    """Look at the file and refuse what cannot be optimized, or run."""
 
     model: Path
+    quantized: bool = False
 
 
 class Source(Record):

@@ -75,13 +75,13 @@ class Trial:
     golden: dict[int, Array] | None = None
 
 
-def inspect(sandbox: Sandbox, model: Path) -> steps.Source:
-    """Return what the model is.
+def inspect(sandbox: Sandbox, model: Path, *, quantized: bool = False) -> steps.Source:
+    """Return what the model is; ``quantized`` allows one that is quantized already.
 
     Raises:
         RejectedError: ``MODEL_INVALID`` when it cannot be optimized.
     """
-    request = steps.InspectRequest(model=model.absolute())
+    request = steps.InspectRequest(model=model.absolute(), quantized=quantized)
     return sandbox.run("inspect", request, steps.Source)
 
 
