@@ -1,0 +1,54 @@
+"""``quarterdeck serve``: run the controller until it is told to stop."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+from typing import Annotated
+
+import typer
+
+from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption
+from quarterdeck_controller.cli.output import err
+from quarterdeck_controller.home import Home
+from quarterdeck_controller.service import serve, unwrap
+from quarterdeck_shared.clock import SystemClock
+
+BOOT_BITS = 53
+"""What fits into a JSON number that every reader reads exactly."""
+
+
+def command(
+    home: HomeOption = DEFAULT_HOME,
+    verbose: Annotated[bool, typer.Option(help="Log repeats and details too.")] = False,
+) -> None:
+    """Run the controller and, by default, its broker, until Ctrl-C or SIGTERM."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
+    )
+    try:
+        asyncio.run(_until_told(Home.open(home)))
+    except BaseExceptionGroup as group:
+        error = unwrap(group)
+        if error is None:
+            raise
+        raise error from group
+
+
+async def _until_told(home: Home) -> None:
+    loop, me = asyncio.get_running_loop(), asyncio.current_task()
+    assert me is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, me.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        boot = secrets.randbits(BOOT_BITS)
+        await serve(
+            home, SystemClock(), secrets.SystemRandom(), boot=boot, ready=_ready
+        )
+    err.print("controller stopped")
+
+
+def _ready(where: str) -> None:
+    err.print(f"controller ready, broker at {where}; stop with Ctrl-C")

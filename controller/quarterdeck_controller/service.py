@@ -1,0 +1,238 @@
+"""The controller's process: the only place that wires its parts together."""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from quarterdeck_controller.announce import Announcer
+from quarterdeck_controller.broker.mosquitto import MosquittoBroker
+from quarterdeck_controller.broker.nats import NatsBroker
+from quarterdeck_controller.broker.port import CONTROLLER, Broker, Grant
+from quarterdeck_controller.fleet.assignments import Assignments
+from quarterdeck_controller.fleet.listener import Listener
+from quarterdeck_controller.home import Home, Settings
+from quarterdeck_controller.monitor.ingest import Ingest
+from quarterdeck_controller.release.catalog import Catalog
+from quarterdeck_controller.release.director import Director
+from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.server import MetadataServer
+from quarterdeck_controller.rollout.reconcile import Reconciler
+from quarterdeck_controller.store.records import Device
+from quarterdeck_controller.store.store import Store
+from quarterdeck_controller.transfer.publisher import Publisher
+from quarterdeck_shared import topics
+from quarterdeck_shared.bus.backoff import Rng
+from quarterdeck_shared.bus.mqtt import MqttBus
+from quarterdeck_shared.bus.port import Bus, Endpoint
+from quarterdeck_shared.clock import Clock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import QuarterdeckError, RejectedError
+
+CONNECT_TIMEOUT_S = 15.0
+log = logging.getLogger(__name__)
+
+
+async def serve(
+    home: Home, clock: Clock, rng: Rng, *, boot: int, ready: Callable[[str], None]
+) -> None:
+    """Run the controller until cancelled; ``ready`` is told where the broker is.
+
+    ``boot`` is drawn anew for each start: it names this session to the devices.
+
+    Raises:
+        QuarterdeckError: The home is in use, the broker does not start, or does not
+            let us in; later, that the broker of our own has ended.
+    """
+    settings = home.settings()
+    with _only_one(home), Store.open(home.database) as store:
+        async with _broker(home, settings, store, clock) as broker:
+            endpoint = _endpoint(home, settings)
+            bus = MqttBus(endpoint, CONTROLLER, clock=clock, rng=rng)
+            parts = _assemble(home, store, bus, broker, clock=clock, boot=boot)
+            await bus.start()
+            try:
+                if broker is not None:
+                    await bus.wait_connected(CONNECT_TIMEOUT_S)
+                ready(f"{endpoint.host}:{endpoint.port}")
+                await parts.run()
+            finally:
+                await parts.announcer.leave()
+                await bus.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that runs beside each other on one session."""
+
+    announcer: Announcer
+    listener: Listener
+    ingest: Ingest
+    assignments: Assignments
+    reconciler: Reconciler
+    metadata: MetadataServer
+    publisher: Publisher
+    broker: Broker | None
+
+    async def run(self) -> None:
+        """Run all parts until cancelled; one that fails ends them all."""
+        loops = {
+            "announcer": self.announcer.run(),
+            "listener": self.listener.run(),
+            "ingest": self.ingest.run(),
+            "assignments": self.assignments.run(),
+            "reconciler": self.reconciler.run(),
+            "metadata": self.metadata.run(),
+            "publisher": self.publisher.run(),
+        }
+        async with asyncio.TaskGroup() as group:
+            for name, loop in loops.items():
+                group.create_task(loop, name=name)
+            if self.broker is not None:
+                group.create_task(_watch(self.broker), name="broker")
+
+
+def _assemble(
+    home: Home,
+    store: Store,
+    bus: Bus,
+    broker: Broker | None,
+    *,
+    clock: Clock,
+    boot: int,
+) -> Parts:
+    settings = home.settings()
+    repository, catalog = Repository(home, clock), Catalog(home)
+    lifetime = timedelta(days=settings.assignment_days)
+    assignments = Assignments(store, bus, Director(home).sign, clock, lifetime=lifetime)
+    reconciler = Reconciler(
+        store, catalog, assignments, clock, on_enrolled=_granter(broker)
+    )
+    return Parts(
+        announcer=Announcer(bus, repository, clock, boot=boot),
+        listener=Listener(bus, store, clock, on_change=reconciler.wake),
+        ingest=Ingest(bus, store, clock),
+        assignments=assignments,
+        reconciler=reconciler,
+        metadata=MetadataServer(bus, repository.read),
+        publisher=Publisher(
+            bus,
+            catalog.read_chunk,
+            _chunk_topic(catalog),
+            stream=boot,
+            clock=clock,
+            bytes_per_s=settings.transfer_bytes_s,
+        ),
+        broker=broker,
+    )
+
+
+def _chunk_topic(catalog: Catalog) -> Callable[[str], str | None]:
+    def topic(artifact: str) -> str | None:
+        device_class = catalog.device_class(artifact)
+        return topics.chunks(device_class, artifact) if device_class else None
+
+    return topic
+
+
+def _grants(devices: tuple[Device, ...]) -> list[Grant]:
+    return [Grant(device.id, device.device_class) for device in devices]
+
+
+def _granter(broker: Broker | None) -> Callable[[tuple[Device, ...]], Awaitable[None]]:
+    async def grant(devices: tuple[Device, ...]) -> None:
+        if broker is not None:
+            await broker.grant(_grants(devices))
+
+    return grant
+
+
+@asynccontextmanager
+async def _broker(
+    home: Home, settings: Settings, store: Store, clock: Clock
+) -> AsyncIterator[Broker | None]:
+    """Run the fleet's broker; None where it is somebody else's."""
+    makers = {"nats": NatsBroker, "mosquitto": MosquittoBroker}
+    maker = makers.get(settings.broker.kind)
+    if maker is None:
+        yield None
+        return
+    broker = maker(
+        home.broker,
+        settings.broker.host,
+        settings.broker.port,
+        ca=home.authority / "root.pem",
+        certificate=home.authority / "broker.pem",
+        key=home.authority / "broker.key",
+        clock=clock,
+    )
+    with store.read() as records:
+        await broker.grant(_grants(records.devices.all()))
+    try:
+        await broker.start()
+        yield broker
+    finally:
+        await broker.stop()
+
+
+async def _watch(broker: Broker) -> None:
+    raise await broker.ended()
+
+
+def _endpoint(home: Home, settings: Settings) -> Endpoint:
+    broker = settings.broker
+    return Endpoint(
+        broker.host,
+        broker.port,
+        ca=home.authority / "root.pem",
+        certificate=home.authority / "controller.pem",
+        key=home.authority / "controller.key",
+        username=broker.username,
+        password=_password(home, settings),
+    )
+
+
+def _password(home: Home, settings: Settings) -> str | None:
+    named = settings.broker.password_file
+    if named is None:
+        return None
+    file = home.path / named
+    try:
+        return file.read_text("utf-8").strip()
+    except OSError as error:
+        raise RejectedError(
+            Code.HOME_INVALID, f"the broker's password in {file}: {error.strerror}"
+        ) from error
+
+
+@contextmanager
+def _only_one(home: Home) -> Iterator[None]:
+    """Hold the home, so that two controllers never decide for one fleet."""
+    with (home.path / "serve.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise RejectedError(
+                Code.CONFLICT,
+                f"{home.path} is served by process {lock.read(16).strip()} already",
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def unwrap(group: BaseExceptionGroup[BaseException]) -> QuarterdeckError | None:
+    """Return the reason in ``group`` that a person can act on, if that is all."""
+    matching, others = group.split(QuarterdeckError)
+    if matching is None or others is not None:
+        return None
+    error: BaseException = matching
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, QuarterdeckError) else None
