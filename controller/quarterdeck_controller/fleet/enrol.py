@@ -29,11 +29,11 @@ class AgentOptions:
         telemetry_period_s: Length of one telemetry window.
     """
 
-    source: Path | None = None
-    interval_s: float = 0.1
-    repeat: bool = True
-    simulate_isa: Sequence[str] = ()
-    telemetry_period_s: float = 60
+    source: Path | None
+    interval_s: float
+    repeat: bool
+    simulate_isa: tuple[str, ...]
+    telemetry_period_s: float
 
 
 def write_bundle(
@@ -43,13 +43,18 @@ def write_bundle(
     out: Path,
     clock: Clock,
     *,
-    options: AgentOptions | None = None,
+    source: Path | None = None,
+    interval_s: float = 0.1,
+    repeat: bool = True,
+    simulate_isa: Sequence[str] = (),
+    telemetry_period_s: float = 60,
     days: float = DEVICE_DAYS,
 ) -> Path:
     """Write the bundle of one device to the folder ``out`` and return it.
 
     It holds ``agent.toml``, ``ca.pem``, ``certificate.pem``, ``key.pem`` and
-    ``root.json``; it is complete or not there.
+    ``root.json``, and is complete or not there. What the options mean is told at
+    ``AgentOptions``.
 
     Raises:
         RejectedError: ``CONFLICT`` when ``out`` exists and is not an empty folder or
@@ -61,7 +66,10 @@ def write_bundle(
     authority = Authority.open(home.authority, clock)
     identity = authority.issue_device(device_id, device_class, days)
     root = Repository(home, clock).newest_root()
-    text = agent_toml(device_id, device_class, settings, options or AgentOptions())
+    options = AgentOptions(
+        source, interval_s, repeat, tuple(simulate_isa), telemetry_period_s
+    )
+    text = agent_toml(device_id, device_class, settings, options)
     beside = out.with_name(f".{out.name}.new")
     try:
         shutil.rmtree(beside, ignore_errors=True)

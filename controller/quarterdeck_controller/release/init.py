@@ -72,8 +72,9 @@ class KeyPlace:
 def key_places(home: Home, classes: Sequence[str]) -> tuple[KeyPlace, ...]:
     """Return every key of a new home, the most powerful first."""
     offline, here = "offline, encrypted", "here, backed up"
+    held = ("all roles' keys, 2 of 3", "offline, 3 holders")
     rows = [
-        *((name, "all roles' keys, 2 of 3", "offline, 3 holders") for name in ROOT_KEYS),
+        *((name, *held) for name in ROOT_KEYS),
         (TARGETS, "keys of classes, director", offline),
         *((class_role(name), "models of its class", "a releaser's machine")
           for name in classes),

@@ -1,0 +1,187 @@
+"""A small fleet home and small variants to release, made from scratch."""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from quarterdeck_controller.home import Home, Settings
+from quarterdeck_controller.optimize.evaluation import (
+    Evaluation,
+    Latency,
+    Provenance,
+    Side,
+)
+from quarterdeck_controller.release.catalog import Listing
+from quarterdeck_controller.release.init import create_home
+from quarterdeck_shared.device import Requirements
+from quarterdeck_shared.index import Golden, Index, Limits, cut
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+CLASSES = ("cam", "gateway")
+VECTORS = 8
+
+
+class ManualClock:
+    """A clock that is moved by hand."""
+
+    def __init__(self, now: datetime = NOW) -> None:
+        self.time = now
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return (self.time - NOW).total_seconds()
+
+    def forward(self, **span: float) -> None:
+        """Let time pass."""
+        self.time += timedelta(**span)
+
+
+def make_home(
+    path: Path, clock: ManualClock, *, classes: Sequence[str] = CLASSES
+) -> Home:
+    """Return a new fleet home with small chunks."""
+    settings = Settings(fleet="test fleet", classes=tuple(classes), chunk_bytes=1024)
+    return create_home(path, settings, clock)
+
+
+def model_bytes(weight: float = 1.0, *, width: int = 64) -> bytes:
+    """Return an ONNX model that multiplies a row of ``width`` by a matrix."""
+    matrix = np.full((width, width), weight, np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", width])],
+        [numpy_helper.from_array(matrix, "w")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset)
+    return bytes(model.SerializeToString())
+
+
+def golden_bytes(count: int = VECTORS, *, width: int = 64, **arrays: object) -> bytes:
+    """Return golden vectors for ``model_bytes``; ``arrays`` replace or add some."""
+    held: dict[str, object] = {
+        "input:x": np.ones((count, width), np.float32),
+        "expected:y": np.ones((count, width), np.float32),
+    }
+    held |= {name.replace("__", ":"): array for name, array in arrays.items()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in held.items():
+            if array is not None:
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array(file, np.asarray(array))
+    return buffer.getvalue()
+
+
+def evaluation(
+    name: str = "model", device_class: str = "cam", *, decision: str = "accepted"
+) -> Evaluation:
+    """Return an evaluation record with plausible figures."""
+    side = Side(
+        score=0.9,
+        ci95=(0.88, 0.92),
+        bytes=40_000,
+        latency=Latency(p50_ms=1.0, p90_ms=1.2, p99_ms=1.5),
+        peak_memory_mb=50,
+    )
+    return Evaluation.model_validate(
+        {
+            "name": name,
+            "device_class": device_class,
+            "recipe": "dynamic",
+            "decision": decision,
+            "reason": "best within the budget" if decision == "accepted" else "slow",
+            "metric": "top1",
+            "samples": 100,
+            "float": side,
+            "variant": side.model_copy(update={"score": 0.89}),
+            "agreement": 0.99,
+            "drop_points": 1.0,
+            "size_ratio": 0.26,
+            "latency_ratio": 0.6,
+            "latency_known": "measured",
+            "peak_memory_ratio": 0.9,
+            "golden": Golden(
+                count=VECTORS, min_agreement=0.9, margin=0.1, max_error=0.1
+            ),
+            "golden_measured": None,
+            "requires": Requirements(
+                isa=(), memory_mb=64, runtime="1.20", provider="CPUExecutionProvider"
+            ),
+            "limits": Limits(latency_ms=100, memory_mb=500),
+            "labels": ("a", "b"),
+            "tried": (),
+            "notes": (),
+            "provenance": Provenance(
+                model_sha256="0" * 64,
+                calibration_sha256="0" * 64,
+                evaluation_sha256="0" * 64,
+                calibration_samples=10,
+                seed=0,
+                settings={},
+                versions={},
+                machine_isa=(),
+            ),
+        }
+    )
+
+
+def write_variants(
+    folder: Path,
+    *,
+    name: str = "model",
+    classes: Sequence[str] = CLASSES,
+    weight: float = 1.0,
+    decision: str = "accepted",
+) -> Path:
+    """Write what the optimizer would have written, and return the folder."""
+    for device_class in classes:
+        variant = folder / device_class
+        variant.mkdir(parents=True, exist_ok=True)
+        (variant / "model.onnx").write_bytes(model_bytes(weight))
+        (variant / "golden.npz").write_bytes(golden_bytes())
+        record = evaluation(name, device_class, decision=decision)
+        (variant / "evaluation.json").write_bytes(record.encode())
+    return folder
+
+
+def load(data: bytes) -> onnx.ModelProto:
+    """Return the model to change it."""
+    return onnx.load_model_from_string(data)
+
+
+def make_index(
+    device_class: str = "cam", version: int = 1, *, release: int = 1, length: int = 5000
+) -> Index:
+    """Return the index of an artifact that exists nowhere."""
+    record = evaluation("model", device_class)
+    return Index(
+        model="model",
+        version=version,
+        release=release,
+        device_class=device_class,
+        recipe="dynamic",
+        chunk_bytes=1024,
+        parts=(
+            cut("model.onnx", bytes(length), 1024),
+            cut("golden.npz", b"golden", 1024),
+        ),
+        requires=record.requires,
+        limits=record.limits,
+        golden=record.golden,
+    )
+
+
+def listing(release: int = 1) -> dict[str, str | int]:
+    """Return what is signed beside a target."""
+    return Listing(release=release, created=NOW).model_dump(mode="json")
