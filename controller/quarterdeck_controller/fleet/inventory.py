@@ -88,14 +88,29 @@ def select(records: Records, text: str) -> tuple[Device, ...]:
     return selector.of(devices)
 
 
-def check_new(
-    records: Records, device: str, device_class: str, tags: Iterable[str]
-) -> None:
-    """Return if the device may be enrolled.
+def enrol(
+    records: Records,
+    device: str,
+    device_class: str,
+    *,
+    tags: Iterable[str] = (),
+    now: datetime,
+) -> Device:
+    """Record a new device and return it.
 
     Raises:
-        RejectedError: ``NAME_INVALID`` or ``CONFLICT``.
+        RejectedError: ``NAME_INVALID``, or ``CONFLICT`` when the id exists.
     """
+    named = tuple(dict.fromkeys(tags))
+    _check_new(records, device, device_class, named)
+    enrolled = Device(device, device_class, named, now)
+    records.devices.add(enrolled)
+    return enrolled
+
+
+def _check_new(
+    records: Records, device: str, device_class: str, tags: Iterable[str]
+) -> None:
     named = tuple(tags)
     for kind, name in (("device id", device), *(("tag", tag) for tag in named)):
         if not is_name(name):
@@ -111,26 +126,6 @@ def check_new(
             f"device {device} was enrolled at {known.enrolled_at:%Y-%m-%d %H:%M} as"
             f" {known.device_class}, now {device_class} was asked for",
         )
-
-
-def enrol(
-    records: Records,
-    device: str,
-    device_class: str,
-    *,
-    tags: Iterable[str] = (),
-    now: datetime,
-) -> Device:
-    """Record a new device and return it.
-
-    Raises:
-        RejectedError: ``NAME_INVALID``, or ``CONFLICT`` when the id exists.
-    """
-    named = tuple(dict.fromkeys(tags))
-    check_new(records, device, device_class, named)
-    enrolled = Device(device, device_class, named, now)
-    records.devices.add(enrolled)
-    return enrolled
 
 
 def _term(text: str, part: str) -> tuple[str, tuple[str, ...]]:

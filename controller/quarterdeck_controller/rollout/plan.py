@@ -67,6 +67,17 @@ class Assign:
 
 
 @dataclass(frozen=True, slots=True)
+class Stands:
+    """How one touched device stands; ``code`` and ``detail`` as it reported them."""
+
+    device: str
+    wave: int
+    status: Status
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What to do next, and why.
 
@@ -77,7 +88,7 @@ class Plan:
         verdict: What the gate said, when it was asked.
         reasons: Why, in sentences for people.
         refused: Devices of the cohort that are left out, with the reason.
-        counts: How many devices stand how.
+        stands: How each touched device stands, in the order of waves.
         total: Devices that waves are a share of.
         limit: Devices that this wave may hold.
     """
@@ -88,7 +99,7 @@ class Plan:
     verdict: Verdict | None = None
     reasons: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
-    counts: Mapping[Status, int] | None = None
+    stands: tuple[Stands, ...] = ()
     total: int = 0
     limit: int = 0
 
@@ -96,6 +107,10 @@ class Plan:
     def empty(self) -> bool:
         """Whether there is nothing to carry out."""
         return not self.assign and self.before == self.after
+
+    def counts(self) -> dict[Status, int]:
+        """Return how many touched devices stand how."""
+        return dict(Counter(it.status for it in self.stands))
 
 
 def plan(
@@ -125,7 +140,7 @@ def plan(
     return replace(
         decided,
         refused=cohort.refused,
-        counts=survey.counts,
+        stands=tuple(_stands(it) for it in survey.touched),
         total=cohort.total,
         limit=policy.limit(rollout.wave, cohort.total),
     )
@@ -371,6 +386,19 @@ def _told(rollout: Rollout, ours: Sequence[_Touched], back: Sequence[_Touched]) 
     if stuck:
         parts.append(f"left, for want of a previous release: {_names(stuck)}")
     return "; ".join(parts)
+
+
+def _stands(it: _Touched) -> Stands:
+    newest = it.view.standing
+    failed = it.status in (*COUNTED_FAILED, Status.EXCUSED)
+    told = newest is not None and newest.update_sequence >= it.member.sequence
+    return Stands(
+        device=it.view.id,
+        wave=it.member.wave,
+        status=it.status,
+        code=_code(it) if failed else "",
+        detail=newest.detail if newest is not None and told else "",
+    )
 
 
 def _code(it: _Touched) -> str:

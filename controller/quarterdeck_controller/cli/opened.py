@@ -1,0 +1,69 @@
+"""Open the fleet's database for one command, and explain what cannot be found."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import typer
+
+from quarterdeck_controller.cli.output import report_error
+from quarterdeck_controller.home import Home
+from quarterdeck_controller.store.store import Store
+from quarterdeck_shared.clock import Clock, SystemClock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import QuarterdeckError
+
+EXIT_NOT_FOUND = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a command on the fleet needs."""
+
+    home: Home
+    store: Store
+    clock: Clock
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Opened]:
+    """Give the fleet at ``path``; what is not found ends the command with 3."""
+    try:
+        home = Home.open(path)
+        with Store.open(home.database) as store:
+            yield Opened(home, store, SystemClock())
+    except QuarterdeckError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        report_error(error)
+        raise typer.Exit(EXIT_NOT_FOUND) from error
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """Return how long ago ``moment`` was, for people."""
+    if moment is None:
+        return "never"
+    seconds = max(0.0, (now - moment).total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SPAN = re.compile(r"(?P<number>[0-9]{1,6}(?:\.[0-9]{1,3})?)(?P<unit>[smhd]?)")
+
+
+def span(text: str) -> timedelta:
+    """Return the time that ``text`` spells: ``90``, ``90s``, ``10m``, ``2h``, ``7d``.
+
+    Raises:
+        typer.BadParameter: It spells none.
+    """
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no time; write 90s, 10m, 2h or 7d")
+    return timedelta(seconds=float(found["number"]) * _UNITS[found["unit"] or "s"])
