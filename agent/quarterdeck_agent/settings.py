@@ -1,7 +1,6 @@
 """The agent's settings: one TOML file, written at enrolment."""
 
 import tomllib
-from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -78,41 +77,17 @@ def load_settings(path: Path) -> Settings:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _invalid(f"{path}: {error.strerror}") from error
+        raise invalid(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _invalid(f"{path} is not TOML: {error}") from error
+        raise invalid(f"{path} is not TOML: {error}") from error
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         detail = f"{path}: {where}: {first['msg']}, got {first['input']!r}"
-        raise _invalid(detail) from error
+        raise invalid(detail) from error
     return _resolved(settings, path.resolve().parent)
-
-
-def check_identity(settings: Settings, now: datetime) -> None:
-    """Check that the identity's files are there and the certificate has not expired.
-
-    Raises:
-        RejectedError: ``SETTINGS_INVALID`` or ``CERTIFICATE_INVALID``.
-    """
-    from cryptography import x509  # noqa: PLC0415 - 10 MB that only this needs early
-
-    broker = settings.broker
-    for path in (broker.ca, broker.certificate, broker.key, settings.root):
-        _read(path)
-    try:
-        certificate = x509.load_pem_x509_certificate(_read(broker.certificate))
-    except ValueError as error:
-        raise _invalid(f"{broker.certificate} is no certificate: {error}") from error
-    ends = certificate.not_valid_after_utc
-    if now >= ends:
-        raise RejectedError(
-            Code.CERTIFICATE_INVALID,
-            f"{broker.certificate} expired {ends:%Y-%m-%d %H:%M} UTC, "
-            f"it is {now:%Y-%m-%d %H:%M} UTC",
-        )
 
 
 def endpoint(settings: Settings) -> Endpoint:
@@ -123,7 +98,7 @@ def endpoint(settings: Settings) -> Endpoint:
     """
     broker, password = settings.broker, None
     if broker.password_file is not None:
-        password = _read(broker.password_file).decode().strip()
+        password = read(broker.password_file).decode().strip()
     return Endpoint(
         host=broker.host,
         port=broker.port,
@@ -153,12 +128,18 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update=update)
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """Return a file that the settings name.
+
+    Raises:
+        RejectedError: ``SETTINGS_INVALID``.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _invalid(f"{path}: {error.strerror}") from error
+        raise invalid(f"{path}: {error.strerror}") from error
 
 
-def _invalid(detail: str) -> RejectedError:
+def invalid(detail: str) -> RejectedError:
+    """Return the error that says which setting cannot be used."""
     return RejectedError(Code.SETTINGS_INVALID, detail)

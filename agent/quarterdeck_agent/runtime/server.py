@@ -11,6 +11,7 @@ queue meanwhile. Past the bound they are turned away at once and counted.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -28,6 +29,8 @@ REQUEST_S = 20.0
 FIRST_RESTART_S, LONGEST_RESTART_S = 0.2, 30.0
 LOOP_CRASHES, LOOP_WINDOW_S = 5, 120.0
 """So many crashes within so long are a crash loop."""
+
+log = logging.getLogger(__name__)
 
 
 class Meter(Protocol):
@@ -290,13 +293,15 @@ class Server:
 
     async def _watch(self, session: Session) -> None:
         """Return when the worker has ended, or another one serves."""
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(0.5):
                 error = await session.watch()
-                if session is self._session:
-                    self._session = None
-                    self._count_crash(session.digest, error)
-                    await session.close()
+        except TimeoutError:
+            return
+        if session is self._session:
+            self._session = None
+            self._count_crash(session.digest, error)
+            await session.close()
 
     async def _restart(self, active: str) -> None:
         await asyncio.sleep(self._pause())
@@ -347,5 +352,7 @@ class Server:
             cause=error.detail[:200],
         )
         self._meter.restarted(artifact)
+        level = logging.WARNING if len(self._crashes) == 1 else logging.DEBUG
+        log.log(level, "the worker of %s is gone: %s", artifact[:12], error)
         if len(self._crashes) >= LOOP_CRASHES:
             self.on_crash_loop(artifact)

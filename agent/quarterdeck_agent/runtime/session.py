@@ -64,12 +64,12 @@ class Session:
             WorkerEndedError: It died or hung while loading.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            try:
+        try:
+            with theirs:
                 process = await _spawn(theirs, model, index)
-            except OSError as error:
-                ours.close()
-                raise TransientError(Code.TIMED_OUT, f"fork: {error}") from error
+        except BaseException:
+            ours.close()
+            raise
         session = cls(digest, index, process)
         session._reader, session._writer = await asyncio.open_connection(sock=ours)
         session._listening = asyncio.create_task(session._listen(), name="last words")
@@ -148,6 +148,9 @@ class Session:
             self._kill()
         await self._process.wait()
         await self._listening
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(END_S):
+                await self._writer.wait_closed()
 
     async def _ask(self, ask: Ask, body: bytes, timeout_s: float) -> Tell:
         async with self._turn:
@@ -230,18 +233,21 @@ async def _spawn(
         "memory-mb": index.limits.memory_mb,
         "threads": index.threads,
     }
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "quarterdeck_agent.runtime.worker"),
-        *(f"--{name}={value}" for name, value in arguments.items()),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        pass_fds=(link.fileno(), model.fileno()),
-        env=_environment(index.threads),
-        cwd="/",
-        start_new_session=True,
-    )
+    try:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "quarterdeck_agent.runtime.worker"),
+            *(f"--{name}={value}" for name, value in arguments.items()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=(link.fileno(), model.fileno()),
+            env=_environment(index.threads),
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise TransientError(Code.TIMED_OUT, f"no worker: {error}") from error
 
 
 def _environment(threads: int) -> dict[str, str]:

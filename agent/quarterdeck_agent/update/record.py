@@ -46,6 +46,7 @@ class Record(Wire):
 
     Attributes:
         step: Rises with every write, also over a damaged record.
+        event: What led to ``state``.
         committed: Whether ``active`` has passed its probation.
         sequence: The newest assignment accepted as authentic.
         envelope: The sha256 of its bytes, to know a redelivery without the network.
@@ -54,6 +55,7 @@ class Record(Wire):
     v: Literal[1] = 1
     step: int = Field(default=0, ge=0)
     state: State = State.IDLE
+    event: Event | None = None
     active: Slot | None = None
     previous: Slot | None = None
     staged: Slot | None = None
@@ -272,7 +274,8 @@ def _moved(record: Record, event: Event, **changes: object) -> Record:
     """Return the record moved through the table; it is checked as if read anew."""
     data = {name: getattr(record, name) for name in Record.model_fields}
     state = after(record.state, event)
-    return Record(**{**data, **changes, "state": state, "step": record.step + 1})
+    moved = {"state": state, "event": event, "step": record.step + 1}
+    return Record(**{**data, **changes, **moved})
 
 
 def _settled(record: Record) -> Record:

@@ -1,0 +1,54 @@
+"""The device's trust with its fetcher, wired; loading this module is what costs.
+
+The libraries behind it take a third of a second and many megabytes, which an agent
+that only serves what it has does not need: ``lazy.py`` loads this with the first
+assignment.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+
+from quarterdeck_agent.settings import Settings
+from quarterdeck_agent.update.metadata import MetadataFetcher
+from quarterdeck_agent.update.ports import Accepted
+from quarterdeck_agent.update.trust import Trust
+from quarterdeck_shared.bus.port import Bus
+from quarterdeck_shared.clock import Clock
+
+BUILT = datetime(2026, 1, 1, tzinfo=UTC)
+"""No honest clock is earlier."""
+
+_START_S = 10.0
+
+
+class Judge:
+    """Checks assignments with the root that came at enrolment."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        bus: Bus,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._fetcher = MetadataFetcher(bus, settings.device, loop)
+        starting = asyncio.run_coroutine_threadsafe(self._fetcher.start(), loop)
+        starting.result(_START_S)
+        self._trust = Trust(
+            settings.state / "trust",
+            device=settings.device,
+            device_class=settings.device_class,
+            root=settings.root.read_bytes(),
+            fetcher=self._fetcher,
+            clock=clock,
+            built=BUILT,
+        )
+
+    def accept(self, envelope: bytes) -> Accepted:
+        """Check an assignment's envelope, as ``Trust.accept`` does."""
+        return self._trust.accept(envelope)
+
+    def close(self) -> None:
+        """Let go of the thread that waits for an answer."""
+        self._fetcher.close()
