@@ -1,0 +1,137 @@
+"""Somebody who has the broker: the demo's attacker, and its eye on the wire.
+
+It holds the controller's own certificate, so that no permission stands in its way: what
+is refused is refused by the device.
+"""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from quarterdeck_controller.home import Home
+from quarterdeck_shared import topics
+from quarterdeck_shared.bus.mqtt import MqttBus
+from quarterdeck_shared.bus.port import Endpoint, Message
+from quarterdeck_shared.clock import SystemClock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import TransientError
+from quarterdeck_shared.transfer import ChunkFrame, Need, from_bitmap
+
+TIMEOUT_S = 10.0
+FORGED = 24
+"""Forged chunks; enough to be seen, too few for a device to give the artifact up."""
+
+MAX_CHUNKS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """A download that was seen half done.
+
+    Attributes:
+        missing: Numbers of the chunks that were still missing.
+    """
+
+    artifact: str
+    missing: frozenset[int]
+
+
+class Intruder:
+    """A session of its own, on a loop in a thread of its own."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._bus: MqttBus | None = None
+        self.forged = 0
+        """Forged chunks that were sent."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._call(self._connect())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bus is not None:
+            self._call(self._bus.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(TIMEOUT_S)
+        self._loop.close()
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        """Publish anything anywhere."""
+        self._call(self._session.publish(topic, payload, retain=retain))
+
+    def forge_chunks(self, device: str, device_class: str) -> None:
+        """Answer the first need of ``device`` with chunks of random bytes."""
+
+        def answer(need: Need) -> None:
+            if self.forged:
+                return
+            topic = topics.chunks(device_class, need.artifact)
+            for number in sorted(from_bitmap(need.missing, MAX_CHUNKS))[:FORGED]:
+                frame = ChunkFrame(number, 0, secrets.token_bytes(64))
+                self.forged += self._session.publish_fast(topic, frame.encode())
+
+        self._hear_needs(device, answer)
+
+    def watch_download(self, device: str) -> Callable[[float], Half]:
+        """Return what waits until ``device`` has some of its chunks, but not all."""
+        found = threading.Event()
+        seen: list[Half] = []
+        most = [0]
+
+        def look(need: Need) -> None:
+            missing = frozenset(from_bitmap(need.missing, MAX_CHUNKS))
+            most[0] = max(most[0], len(missing))
+            if 0 < len(missing) < most[0] and not seen:
+                seen.append(Half(need.artifact, missing))
+                found.set()
+
+        self._hear_needs(device, look)
+
+        def wait(timeout_s: float) -> Half:
+            if not found.wait(timeout_s):
+                raise TransientError(Code.TIMED_OUT, f"{device} was not seen fetching")
+            return seen[0]
+
+        return wait
+
+    def _hear_needs(self, device: str, handler: Callable[[Need], None]) -> None:
+        def hear(message: Message) -> None:
+            handler(Need.decode(message.payload))
+
+        self._call(self._session.subscribe(topics.up(device, topics.UP_NEED), hear))
+
+    @property
+    def _session(self) -> MqttBus:
+        assert self._bus is not None
+        return self._bus
+
+    async def _connect(self) -> None:
+        broker, authority = self._home.settings().broker, self._home.authority
+        endpoint = Endpoint(
+            broker.host,
+            broker.port,
+            ca=authority / "root.pem",
+            certificate=authority / "controller.pem",
+            key=authority / "controller.key",
+        )
+        self._bus = MqttBus(
+            endpoint, "intruder", clock=SystemClock(), rng=secrets.SystemRandom()
+        )
+        await self._bus.start()
+        await self._bus.wait_connected(TIMEOUT_S)
+
+    def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(TIMEOUT_S)
