@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from quarterdeck_shared.errors import QuarterdeckError
 
 EXIT_ERROR = 1
 EXIT_REFUSED = 3
+MAX_WIDTH = 1000
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -32,10 +35,14 @@ def print_table(
     table = Table(box=None, pad_edge=False, header_style="bold", title=title)
     table.title_justify = "left"
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left")
+        justify = "right" if column in right else "left"
+        table.add_column(column, justify=justify, no_wrap=True)
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    out.print(table)
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    # A narrow terminal wraps a line; a name that was cut off could not be copied.
+    wide = out.options.update(max_width=MAX_WIDTH)
+    width = max(out.width, Measurement.get(out, wide, table).maximum)
+    out.print(table, width=width, crop=False)
 
 
 def report_error(error: QuarterdeckError) -> None:
