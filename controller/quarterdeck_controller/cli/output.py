@@ -35,8 +35,8 @@ def print_table(
     table = Table(box=None, pad_edge=False, header_style="bold", title=title)
     table.title_justify = "left"
     for column in columns:
-        justify = "right" if column in right else "left"
-        table.add_column(column, justify=justify, no_wrap=True)
+        is_number = column in right
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     # A narrow terminal wraps a line; a name that was cut off could not be copied.
