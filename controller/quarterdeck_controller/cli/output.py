@@ -40,9 +40,9 @@ def print_table(
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     # A narrow terminal wraps a line; a name that was cut off could not be copied.
-    wide = out.options.update(max_width=MAX_WIDTH)
-    width = max(out.width, Measurement.get(out, wide, table).maximum)
-    out.print(table, width=width, crop=False)
+    options = out.options.update(max_width=MAX_WIDTH)
+    width = max(out.width, Measurement.get(out, options, table).maximum)
+    Console(file=out.file, width=width).print(table)
 
 
 def report_error(error: QuarterdeckError) -> None:
