@@ -1,0 +1,1 @@
+"""Chunks on their way to devices: broadcast once, repaired where they were lost."""
