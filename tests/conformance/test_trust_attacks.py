@@ -1,0 +1,842 @@
+"""Every attack on the way of an assignment to a device, and what the device answers.
+
+The judgement and the repository are the real ones; the attacker holds the broker, and
+in some tests keys. Each refusal must carry its code, and must leave the device able to
+accept the honest assignment afterwards.
+"""
+
+import itertools
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from securesystemslib.signer._crypto_signer import CryptoSigner
+from tuf.api._payload import MetaFile, Root, Signed, Snapshot, TargetFile, Targets
+from tuf.ngclient.updater import Updater
+
+from quarterdeck_agent.update.floor import FloorFile
+from quarterdeck_agent.update.trust import Accepted, Trust
+from quarterdeck_shared.assignment import Target
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import RejectedError, TransientError
+from quarterdeck_shared.index import digest
+from tests.support.attacks import BUILT, World, sealed
+from tests.support.releases import make_index
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def refusal(trust: Trust, envelope: bytes) -> Code:
+    """Return the code with which ``envelope`` is refused."""
+    with pytest.raises(RejectedError) as caught:
+        trust.accept(envelope)
+    return caught.value.code
+
+
+def heals(world: World, sequence: int = 50) -> bool:
+    """Return whether the device accepts an honest assignment again."""
+    world.serve_honestly()
+    return isinstance(world.device().accept(world.assign(sequence)), Accepted)
+
+
+# -- what must work ------------------------------------------------------------------
+
+
+def test_an_honest_assignment_is_accepted_with_its_index(world: World) -> None:
+    accepted = world.device().accept(world.assign(1))
+
+    variant = world.catalog.release("model@1").variants["cam"]
+    assert accepted.artifact == variant.artifact
+    assert accepted.index == variant.index
+    assert accepted.assignment.sequence == 1
+    assert not accepted.redelivery
+
+
+def test_a_redelivery_is_accepted_as_such_and_fetches_only_the_timestamp(
+    world: World,
+) -> None:
+    envelope = world.assign(1)
+    world.device().accept(envelope)
+    world.broker.asked.clear()
+
+    accepted = world.device().accept(envelope)
+
+    assert accepted.redelivery
+    assert world.broker.asked == ["2.root.json", "timestamp.json"]
+
+
+def test_an_operators_rollback_is_a_higher_sequence_that_names_an_older_release(
+    world: World,
+) -> None:
+    world.release(2)
+    world.device().accept(world.assign(1, version=2))
+
+    accepted = world.device().accept(world.assign(2, version=1))
+
+    assert accepted.index.version == 1
+
+
+def test_each_device_accepts_only_its_own_classes_releases(world: World) -> None:
+    variant = world.catalog.release("model@1").variants["gateway"]
+    envelope = world.assign(
+        device="gw-1", device_class="gateway", target=variant.target
+    )
+
+    accepted = world.device("gw-1", "gateway").accept(envelope)
+
+    assert accepted.index.device_class == "gateway"
+
+
+# -- arbitrary software --------------------------------------------------------------
+
+
+def index_name(world: World) -> str:
+    target = world.catalog.release("model@1").variants["cam"].target
+    folder, _, name = target.path.rpartition("/")
+    return f"targets/{folder}/{target.sha256}.{name}"
+
+
+def test_arbitrary_software_another_index_under_the_signed_name(world: World) -> None:
+    data = world.repository.read(index_name(world))
+    assert data is not None
+    world.broker.instead[index_name(world)] = data.replace(b'"dynamic"', b'"evil..."')
+
+    assert refusal(world.device(), world.assign()) is Code.METADATA_INVALID
+    assert heals(world)
+
+
+def test_arbitrary_software_a_class_role_signed_by_the_attacker(world: World) -> None:
+    version = world.repository.chain().delegated["class-cam"].version
+    name = f"{version}.class-cam.json"
+    thief = CryptoSigner.generate_ed25519()
+    world.broker.instead[name] = world.forge(name, lambda _: None, thief)
+
+    assert refusal(world.device(), world.assign()) is Code.METADATA_INVALID
+    assert heals(world)
+
+
+def test_arbitrary_software_a_root_signed_by_the_attacker(world: World) -> None:
+    thief = CryptoSigner.generate_ed25519()
+
+    def take_over(root: Signed) -> None:
+        root.version = 2
+
+    forged = world.forge("1.root.json", take_over, thief)
+    world.broker.instead["2.root.json"] = forged
+
+    assert refusal(world.device(), world.assign()) is Code.METADATA_INVALID
+    assert heals(world)
+
+
+def test_one_stolen_root_key_is_not_enough(world: World) -> None:
+    def lower(root: Signed) -> None:
+        root.version = 2
+        assert isinstance(root, Root)
+        root.roles["root"].threshold = 1
+
+    forged = world.forge("1.root.json", lower, *world.root_keys("root-1"))
+    world.broker.instead["2.root.json"] = forged
+
+    assert refusal(world.device(), world.assign()) is Code.METADATA_INVALID
+    assert heals(world)
+
+
+def test_a_stolen_class_key_alone_changes_nothing(world: World) -> None:
+    version = world.repository.chain().delegated["class-cam"].version
+    name = f"{version}.class-cam.json"
+
+    def empty(role: Signed) -> None:
+        assert isinstance(role, Targets)
+        role.targets = {}
+
+    forged = world.forge(name, empty, world.key("class-cam"))
+    world.broker.instead[name] = forged
+
+    assert refusal(world.device(), world.assign()) is Code.METADATA_INVALID
+    assert heals(world)
+
+
+def test_a_stolen_timestamp_key_cannot_sign_a_snapshot(world: World) -> None:
+    version = world.repository.chain().snapshot.version
+    name = f"{version}.snapshot.json"
+    forged = world.forge(name, lambda _: None, world.key("timestamp"))
+    world.broker.instead[name] = forged
+    world.forge_timestamp(forged, version)
+
+    assert refusal(world.device(), world.assign()) is Code.METADATA_INVALID
+
+
+# -- rollback ------------------------------------------------------------------------
+
+
+def test_rollback_of_the_timestamp(world: World) -> None:
+    old = world.now_served()
+    world.release(2)
+    world.device().accept(world.assign(1, version=2))
+    world.serve_only(old)
+
+    assert refusal(world.device(), world.assign(2)) is Code.METADATA_ROLLBACK
+    assert heals(world)
+
+
+def test_rollback_of_the_snapshot_with_a_stolen_timestamp_key(world: World) -> None:
+    old = world.repository.chain().snapshot.version
+    snapshot = world.repository.read(f"{old}.snapshot.json")
+    assert snapshot is not None
+    world.release(2)
+    world.device().accept(world.assign(1, version=2))
+    world.forge_timestamp(snapshot, old)
+
+    assert refusal(world.device(), world.assign(2)) is Code.METADATA_ROLLBACK
+
+
+@pytest.mark.parametrize("role", ["targets", "class-cam", "director"])
+def test_rollback_of_a_role_with_stolen_online_keys(world: World, role: str) -> None:
+    world.clock.forward(days=100)
+    world.repository.renew(world.clock.now())
+    world.device().accept(world.assign(1))
+
+    def lower(snapshot: Signed) -> None:
+        assert isinstance(snapshot, Snapshot)
+        snapshot.meta[f"{role}.json"] = MetaFile(1)
+
+    world.forge_online(lower)
+
+    assert refusal(world.device(), world.assign(2)) is Code.METADATA_ROLLBACK
+
+
+def test_a_role_cannot_be_dropped_from_the_snapshot(world: World) -> None:
+    world.device().accept(world.assign(1))
+
+    def drop(snapshot: Signed) -> None:
+        assert isinstance(snapshot, Snapshot)
+        del snapshot.meta["class-gateway.json"]
+
+    world.forge_online(drop)
+
+    assert refusal(world.device(), world.assign(2)) is Code.METADATA_INVALID
+
+
+def test_rollback_of_the_root_after_the_cache_was_lost(world: World) -> None:
+    world.rotate()
+    world.device().accept(world.assign(1))
+    for file in (world.state() / "metadata" / "root_history").iterdir():
+        file.write_bytes(b"")
+    world.broker.instead["2.root.json"] = None
+
+    assert refusal(world.device(), world.assign(2)) is Code.METADATA_ROLLBACK
+    assert heals(world)
+
+
+# -- power cuts ----------------------------------------------------------------------
+
+CACHE = ("timestamp.json", "snapshot.json", "targets.json", "class-cam.json")
+
+
+def lost(count: int) -> list[tuple[str, ...]]:
+    """Return every choice of ``count`` files of the cache."""
+    return list(itertools.combinations(CACHE, count))
+
+
+@pytest.mark.parametrize("damage", ["emptied", "truncated", "deleted"])
+@pytest.mark.parametrize("names", [*lost(1), *lost(2), *lost(3), *lost(4)], ids=len)
+def test_a_power_cut_in_the_cache_lets_no_older_repository_in(
+    world: World, names: tuple[str, ...], damage: str
+) -> None:
+    old = world.now_served()
+    world.release(2)
+    world.device().accept(world.assign(1, version=2))
+    for name in names:
+        file = world.state() / "metadata" / name
+        data = file.read_bytes()
+        file.unlink()
+        if damage != "deleted":
+            file.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"")
+    world.serve_only(old)
+
+    assert refusal(world.device(), world.assign(2)) is Code.METADATA_ROLLBACK
+    assert heals(world)
+
+
+def test_a_lost_cache_is_fetched_again(world: World) -> None:
+    world.device().accept(world.assign(1))
+    for file in (world.state() / "metadata").glob("*.json"):
+        file.unlink()
+
+    assert world.device().accept(world.assign(2)).assignment.sequence == 2
+
+
+@pytest.mark.parametrize("name", ["floor.json", "floor.copy.json"])
+@pytest.mark.parametrize("damage", [b"", b"{}", None])
+def test_one_damaged_copy_of_the_floor_is_mended(
+    world: World, name: str, damage: bytes | None
+) -> None:
+    old = world.now_served()
+    world.release(2)
+    world.device().accept(world.assign(1, version=2))
+    file = world.state() / name
+    file.unlink()
+    if damage is not None:
+        file.write_bytes(damage)
+    world.serve_only(old)
+    for cached in (world.state() / "metadata").glob("*.json"):
+        cached.unlink()
+
+    assert refusal(world.device(), world.assign(2)) is Code.METADATA_ROLLBACK
+    assert file.stat().st_size > 64
+    assert heals(world)
+
+
+def test_a_floor_of_which_no_copy_can_be_read_refuses_everything(
+    world: World,
+) -> None:
+    world.device().accept(world.assign(1))
+    for file in world.state().glob("floor*"):
+        file.write_bytes(file.read_bytes()[:-3])
+
+    assert refusal(world.device(), world.assign(2)) is Code.FLOOR_DAMAGED
+
+
+def test_a_sequence_is_remembered_when_the_power_goes_at_once(world: World) -> None:
+    world.device().accept(world.assign(7))
+
+    floor = FloorFile(world.state()).load(BUILT)
+
+    assert floor.sequence == 7
+
+
+# -- freeze and time -----------------------------------------------------------------
+
+
+def test_freeze_an_expired_timestamp_is_refused(world: World) -> None:
+    world.device().accept(world.assign(1))
+    world.clock.forward(days=2)
+
+    assert refusal(world.device(), world.assign(2)) is Code.METADATA_EXPIRED
+    world.repository.renew(world.clock.now())
+    assert heals(world)
+
+
+def test_freeze_a_clock_that_is_set_back_does_not_help(world: World) -> None:
+    old = world.now_served()
+    world.clock.forward(days=2)
+    world.repository.renew(world.clock.now())
+    world.device().accept(world.assign(1))
+    world.clock.time = datetime(1970, 1, 1, tzinfo=UTC)
+    world.serve_only(old)
+
+    envelope = world.assign(2, expires=NEVER)
+
+    assert refusal(world.device(), envelope) is Code.METADATA_ROLLBACK
+
+
+NEVER = datetime(2036, 1, 1, tzinfo=UTC)
+
+
+def test_the_floor_of_time_alone_refuses_expired_metadata(world: World) -> None:
+    old = world.now_served()
+    floor_file = FloorFile(world.state())
+    floor = floor_file.load(BUILT)
+    later = world.clock.now() + timedelta(days=2)
+    floor_file.save(floor.model_copy(update={"time": later}))
+    world.serve_only(old)
+
+    assert refusal(world.device(), world.assign(1)) is Code.METADATA_EXPIRED
+
+
+def test_the_floor_of_time_is_raised_by_signed_time_only(world: World) -> None:
+    signed_at = world.clock.now()
+    world.clock.forward(hours=20)
+
+    world.device().accept(world.assign(1))
+
+    assert FloorFile(world.state()).load(BUILT).time == signed_at
+
+
+def test_without_a_clock_an_honest_assignment_is_accepted(world: World) -> None:
+    envelope = world.assign(1)
+    world.clock.time = datetime(1970, 1, 1, tzinfo=UTC)
+
+    assert world.device().accept(envelope).assignment.sequence == 1
+
+
+def test_without_a_clock_an_assignment_that_expired_before_the_signed_time_is_refused(
+    world: World,
+) -> None:
+    envelope = world.assign(1)
+    world.clock.forward(days=15)
+    world.repository.renew(world.clock.now())
+    world.clock.time = datetime(1970, 1, 1, tzinfo=UTC)
+
+    assert refusal(world.device(), envelope) is Code.ASSIGNMENT_EXPIRED
+
+
+def test_a_stolen_timestamp_key_cannot_move_the_time_past_what_others_signed(
+    world: World,
+) -> None:
+    def hurry(timestamp: Signed) -> None:
+        timestamp.version += 1
+        timestamp.expires = NEVER
+        timestamp.unrecognized_fields["x-issued"] = "2035-01-01T00:00:00Z"
+
+    forged = world.forge("timestamp.json", hurry, world.key("timestamp"))
+    world.broker.instead["timestamp.json"] = forged
+
+    assert refusal(world.device(), world.assign()) is Code.METADATA_INVALID
+    assert FloorFile(world.state()).load(BUILT).time == BUILT
+
+
+# -- mix and match, endless data, withholding -----------------------------------------
+
+
+def test_mix_and_match_a_new_snapshot_with_an_old_class_role(world: World) -> None:
+    before = world.repository.chain().delegated["class-cam"].version
+    old = world.repository.read(f"{before}.class-cam.json")
+    world.release(2)
+    world.broker.instead[f"{before + 1}.class-cam.json"] = old
+
+    refused = refusal(world.device(), world.assign(1, version=2))
+
+    assert refused is Code.METADATA_INVALID
+    assert heals(world)
+
+
+def test_mix_and_match_a_new_timestamp_with_an_old_snapshot(world: World) -> None:
+    before = world.repository.chain().snapshot.version
+    old = world.repository.read(f"{before}.snapshot.json")
+    world.release(2)
+    world.broker.instead[f"{before + 1}.snapshot.json"] = old
+
+    assert refusal(world.device(), world.assign()) is Code.METADATA_INVALID
+    assert heals(world)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "2.root.json",
+        "timestamp.json",
+        "2.snapshot.json",
+        "1.targets.json",
+        "2.class-cam.json",
+    ],
+)
+def test_endless_data_is_cut_off(world: World, name: str) -> None:
+    data = world.repository.read(name) or b"{"
+    world.broker.instead[name] = data + b" " * (8 << 20)
+
+    assert refusal(world.device(), world.assign()) is Code.TOO_LARGE
+    assert heals(world)
+
+
+def test_endless_data_an_index_longer_than_signed_is_cut_off(world: World) -> None:
+    data = world.repository.read(index_name(world))
+    assert data is not None
+    world.broker.instead[index_name(world)] = data + b" " * 1000
+
+    assert refusal(world.device(), world.assign()) is Code.TOO_LARGE
+    assert heals(world)
+
+
+@pytest.mark.parametrize(
+    "name", ["timestamp.json", "2.snapshot.json", "1.targets.json", "2.class-cam.json"]
+)
+def test_withheld_metadata_is_tried_again_later(world: World, name: str) -> None:
+    world.broker.instead[name] = None
+
+    with pytest.raises(TransientError) as caught:
+        world.device().accept(world.assign())
+
+    assert caught.value.code is Code.NOT_FOUND
+    assert heals(world)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[" * 3000, b"\xff\xfe", b"null"])
+@pytest.mark.parametrize(
+    "name", ["timestamp.json", "2.snapshot.json", "1.targets.json", "2.class-cam.json"]
+)
+def test_rubbish_for_metadata_is_refused(
+    world: World, name: str, damage: bytes
+) -> None:
+    world.broker.instead[name] = damage
+
+    assert refusal(world.device(), world.assign()) in {
+        Code.METADATA_INVALID,
+        Code.TOO_LARGE,
+    }
+    assert heals(world)
+
+
+# -- the assignment: whose it is -----------------------------------------------------
+
+
+def test_wrong_device(world: World) -> None:
+    envelope = world.assign(device="cam-2")
+
+    assert refusal(world.device(), envelope) is Code.WRONG_DEVICE
+    assert heals(world)
+
+
+def test_wrong_class_an_assignment_for_another_class(world: World) -> None:
+    envelope = world.assign(device_class="gateway")
+
+    assert refusal(world.device(), envelope) is Code.WRONG_CLASS
+
+
+def test_stolen_class_an_artifact_of_another_class(world: World) -> None:
+    target = world.catalog.release("model@1").variants["gateway"].target
+
+    assert refusal(world.device(), world.assign(target=target)) is Code.WRONG_CLASS
+
+
+def test_stolen_class_a_whole_assignment_of_a_device_of_another_class(
+    world: World,
+) -> None:
+    target = world.catalog.release("model@1").variants["gateway"].target
+    envelope = world.assign(device_class="gateway", target=target)
+
+    assert refusal(world.device(), envelope) is Code.WRONG_CLASS
+
+
+def test_stolen_class_the_class_key_lists_the_index_of_another_class(
+    world: World,
+) -> None:
+    foreign = make_index("gateway", 9)
+    data = foreign.encode()
+    path = "classes/cam/model-9.idx"
+    publish_raw(world, path, data)
+    target = Target(path=path, length=len(data), sha256=digest(data))
+
+    envelope = world.assign(target=target, release="model@9")
+
+    assert refusal(world.device(), envelope) is Code.WRONG_CLASS
+
+
+def publish_raw(world: World, path: str, data: bytes) -> None:
+    """List ``data`` in the class role as somebody with all online keys would."""
+    chain = world.repository.chain()
+    version = chain.delegated["class-cam"].version + 1
+
+    def add(role: Signed) -> None:
+        assert isinstance(role, Targets)
+        role.version = version
+        role.targets[path] = TargetFile(len(data), {"sha256": digest(data)}, path)
+
+    role = world.forge(f"{version - 1}.class-cam.json", add, world.key("class-cam"))
+    world.broker.instead[f"{version}.class-cam.json"] = role
+    folder, _, name = path.rpartition("/")
+    world.broker.instead[f"targets/{folder}/{digest(data)}.{name}"] = data
+
+    def name_it(snapshot: Signed) -> None:
+        assert isinstance(snapshot, Snapshot)
+        snapshot.meta["class-cam.json"] = MetaFile(version)
+
+    world.forge_online(name_it)
+
+
+@pytest.mark.parametrize(
+    "data", [b"{}", b"not json", b'{"v": 2}', b"[" * 5000], ids=len
+)
+def test_a_signed_index_that_is_none_is_refused(world: World, data: bytes) -> None:
+    path = "classes/cam/model-9.idx"
+    publish_raw(world, path, data)
+    target = Target(path=path, length=len(data), sha256=digest(data))
+
+    refused = refusal(world.device(), world.assign(target=target, release="model@9"))
+
+    assert refused in {Code.MALFORMED, Code.VERSION_UNKNOWN}
+
+
+def test_an_index_that_is_not_of_the_assigned_release_is_refused(
+    world: World,
+) -> None:
+    envelope = world.assign(release="model@7")
+
+    assert refusal(world.device(), envelope) is Code.TARGET_MISMATCH
+
+
+# -- the assignment: when ------------------------------------------------------------
+
+
+def test_replay_of_an_older_sequence(world: World) -> None:
+    old = world.assign(1)
+    world.device().accept(old)
+    world.device().accept(world.assign(2))
+
+    assert refusal(world.device(), old) is Code.ASSIGNMENT_REPLAYED
+
+
+def test_the_same_sequence_with_other_bytes(world: World) -> None:
+    world.device().accept(world.assign(3))
+
+    envelope = world.assign(3, reason="something else")
+
+    assert refusal(world.device(), envelope) is Code.ASSIGNMENT_REPLAYED
+
+
+def test_expired_assignment(world: World) -> None:
+    envelope = world.assign(expires=world.clock.now())
+
+    assert refusal(world.device(), envelope) is Code.ASSIGNMENT_EXPIRED
+
+
+def test_a_redelivery_that_has_expired_is_refused(world: World) -> None:
+    envelope = world.assign(1)
+    world.device().accept(envelope)
+    world.clock.forward(days=14)
+    world.repository.renew(world.clock.now())
+
+    assert refusal(world.device(), envelope) is Code.ASSIGNMENT_EXPIRED
+
+
+def test_a_refused_assignment_does_not_raise_the_sequence(world: World) -> None:
+    unknown = Target(path="classes/cam/model-9.idx", length=10, sha256="0" * 64)
+    envelope = world.assign(9, target=unknown, release="model@9")
+    assert refusal(world.device(), envelope) is Code.TARGET_UNKNOWN
+
+    assert world.device().accept(world.assign(8)).assignment.sequence == 8
+
+
+# -- the assignment: who signed ------------------------------------------------------
+
+
+def test_unsigned(world: World) -> None:
+    envelope = sealed(world.assignment().encode())
+
+    assert refusal(world.device(), envelope) is Code.MALFORMED
+
+
+def test_signed_by_a_key_that_nobody_knows(world: World) -> None:
+    thief = CryptoSigner.generate_ed25519()
+    envelope = sealed(world.assignment().encode(), thief)
+
+    assert refusal(world.device(), envelope) is Code.ASSIGNMENT_UNSIGNED
+    assert heals(world)
+
+
+@pytest.mark.parametrize("role", ["class-cam", "targets", "snapshot", "timestamp"])
+def test_signed_by_the_key_of_another_role(world: World, role: str) -> None:
+    envelope = sealed(world.assignment().encode(), world.key(role))
+
+    assert refusal(world.device(), envelope) is Code.ASSIGNMENT_UNSIGNED
+
+
+def test_a_foreign_signature_under_the_directors_key_id(world: World) -> None:
+    thief = CryptoSigner.generate_ed25519()
+    envelope = json.loads(sealed(world.assignment().encode(), thief))
+    envelope["signatures"][0]["keyid"] = world.key("director").public_key.keyid
+
+    refused = refusal(world.device(), json.dumps(envelope).encode())
+
+    assert refused is Code.ASSIGNMENT_UNSIGNED
+
+
+def test_a_changed_payload_under_the_directors_signature(world: World) -> None:
+    envelope = json.loads(world.assign(1))
+    other = json.loads(sealed(world.assignment(99).encode(), world.key("director")))
+    envelope["payload"] = other["payload"]
+
+    refused = refusal(world.device(), json.dumps(envelope).encode())
+
+    assert refused is Code.ASSIGNMENT_UNSIGNED
+
+
+def test_the_directors_signature_over_another_type_of_payload(world: World) -> None:
+    payload, key = world.assignment().encode(), world.key("director")
+
+    assert refusal(world.device(), sealed(payload, key, kind="text/plain")) is (
+        Code.MALFORMED
+    )
+
+
+def test_another_type_relabelled_as_an_assignment(world: World) -> None:
+    payload, key = world.assignment().encode(), world.key("director")
+    other = json.loads(sealed(payload, key, kind="text/plain"))
+    other["payloadType"] = json.loads(world.assign())["payloadType"]
+
+    refused = refusal(world.device(), json.dumps(other).encode())
+
+    assert refused is Code.ASSIGNMENT_UNSIGNED
+
+
+def test_duplicate_signatures_of_one_key(world: World) -> None:
+    envelope = json.loads(world.assign())
+    envelope["signatures"] *= 2
+
+    refused = refusal(world.device(), json.dumps(envelope).encode())
+
+    assert refused is Code.MALFORMED
+
+
+def test_a_signed_payload_that_is_no_assignment(world: World) -> None:
+    envelope = sealed(b'{"v": 1}', world.key("director"))
+
+    assert refusal(world.device(), envelope) is Code.MALFORMED
+
+
+def test_a_signed_payload_of_a_later_version(world: World) -> None:
+    payload = json.loads(world.assignment().encode()) | {"v": 2}
+    envelope = sealed(json.dumps(payload).encode(), world.key("director"))
+
+    assert refusal(world.device(), envelope) is Code.VERSION_UNKNOWN
+
+
+def test_an_oversized_envelope_is_refused_before_anything_is_fetched(
+    world: World,
+) -> None:
+    assert refusal(world.device(), world.assign() + b" " * 20_000) is Code.TOO_LARGE
+    assert world.broker.asked == []
+
+
+ENVELOPE = json.dumps(
+    {
+        "payload": "PAYLOAD",
+        "payloadType": "application/vnd.quarterdeck.assignment.v1+json",
+        "signatures": [{"keyid": "a", "sig": "A"}],
+    }
+).encode()
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"",
+        b"null",
+        b"[" * 16_000,
+        b'{"payload":"AAAA","payloadType":5,"signatures":[]}',
+        ENVELOPE.replace(b"PAYLOAD", b"!"),
+        ENVELOPE.replace(b"PAYLOAD", b"AAAA"),
+        b"\xff" * 100,
+    ],
+    ids=range(7),
+)
+def test_rubbish_for_an_envelope_is_refused_before_anything_is_fetched(
+    world: World, rubbish: bytes
+) -> None:
+    assert refusal(world.device(), rubbish) is Code.MALFORMED
+    assert world.broker.asked == []
+
+
+# -- a stolen director's key ---------------------------------------------------------
+
+
+def test_a_stolen_director_key_cannot_name_what_the_class_role_does_not_list(
+    world: World,
+) -> None:
+    target = Target(path="classes/cam/evil-1.idx", length=10, sha256="0" * 64)
+
+    refused = refusal(world.device(), world.assign(target=target, release="evil@1"))
+
+    assert refused is Code.TARGET_UNKNOWN
+
+
+@pytest.mark.parametrize("change", [{"sha256": "ab" * 32}, {"length": 7}])
+def test_a_stolen_director_key_cannot_give_a_listed_path_other_content(
+    world: World, change: dict[str, object]
+) -> None:
+    target = world.assignment().target.model_copy(update=change)
+
+    assert refusal(world.device(), world.assign(target=target)) is (
+        Code.TARGET_MISMATCH
+    )
+
+
+def test_a_director_whose_key_was_replaced_is_no_longer_heard(world: World) -> None:
+    old = world.key("director")
+    replace_director(world)
+
+    stolen = sealed(world.assignment(1).encode(), old)
+
+    assert refusal(world.device(), stolen) is Code.ASSIGNMENT_UNSIGNED
+    assert heals(world)
+
+
+def replace_director(world: World) -> None:
+    """Give the director a new key, as the holder of the targets key would."""
+    chain = world.repository.chain()
+    (world.home.keys / "director.pem").unlink()
+    folder = world.repository._keys
+    delegations = chain.targets.delegations
+    assert delegations is not None
+    assert delegations.roles is not None
+    chain.targets.revoke_key(delegations.roles["director"].keyids[0], "director")
+    chain.targets.add_key(folder.create("director"), "director")
+    world.resign({"targets": chain.targets, "director": chain.delegated["director"]})
+
+
+# -- keys that change ----------------------------------------------------------------
+
+
+def test_a_rotated_timestamp_key_is_followed_and_the_old_one_refused(
+    world: World,
+) -> None:
+    world.device().accept(world.assign(1))
+    thief = world.key("timestamp")
+    world.rotate("timestamp")
+    world.resign()
+    world.device().accept(world.assign(2))
+
+    def raise_version(timestamp: Signed) -> None:
+        timestamp.version += 1
+
+    forged = world.forge("timestamp.json", raise_version, thief)
+    world.broker.instead["timestamp.json"] = forged
+
+    assert refusal(world.device(), world.assign(3)) is Code.METADATA_INVALID
+    assert heals(world)
+
+
+def test_a_device_that_was_offline_across_several_root_rotations_catches_up(
+    world: World,
+) -> None:
+    world.device().accept(world.assign(1))
+    targets = world.repository.chain().targets
+    for role in ("timestamp", "snapshot", "targets", "timestamp", "snapshot"):
+        world.rotate(role)
+    world.resign({"targets": targets})
+    world.clock.forward(days=3)
+    world.repository.renew(world.clock.now())
+
+    accepted = world.device().accept(world.assign(2))
+
+    assert accepted.assignment.sequence == 2
+    assert FloorFile(world.state()).load(BUILT).root == 6
+
+
+def test_a_skipped_root_version_is_refused(world: World) -> None:
+    world.rotate("timestamp")
+    world.rotate("timestamp")
+    world.resign()
+    world.broker.instead["2.root.json"] = world.repository.read("3.root.json")
+
+    assert refusal(world.device(), world.assign(1)) is Code.METADATA_ROLLBACK
+    assert heals(world)
+
+
+def test_fast_forward_is_healed_by_new_online_keys(world: World) -> None:
+    def nothing(snapshot: Signed) -> None:
+        assert isinstance(snapshot, Snapshot)
+
+    world.forge_online(nothing, version=2_000_000_000)
+    world.device().accept(world.assign(1))
+    world.serve_honestly()
+    assert refusal(world.device(), world.assign(2)) is Code.METADATA_ROLLBACK
+
+    world.rotate("timestamp", "snapshot")
+    world.resign()
+
+    assert world.device().accept(world.assign(3)).assignment.sequence == 3
+
+
+def test_the_library_still_has_the_attribute_that_holds_the_reference_time(
+    world: World,
+) -> None:
+    cache = world.folder / "cache"
+    cache.mkdir()
+    updater = Updater(str(cache), "/", fetcher=world.broker, bootstrap=world.root)
+
+    assert isinstance(updater._trusted_set.reference_time, datetime)
