@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from quarterdeck_controller.release.server import MetadataServer
 from quarterdeck_controller.rollout.reconcile import Reconciler
 from quarterdeck_controller.store.records import Device
 from quarterdeck_controller.store.store import Store
+from quarterdeck_controller.transfer.needs import NeedListener
 from quarterdeck_controller.transfer.publisher import Publisher
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.backoff import Rng
@@ -75,6 +76,7 @@ class Parts:
     assignments: Assignments
     reconciler: Reconciler
     metadata: MetadataServer
+    needs: NeedListener
     publisher: Publisher
     broker: Broker | None
 
@@ -89,6 +91,7 @@ class Parts:
             "metadata": self.metadata.run(),
             "publisher": self.publisher.run(),
         }
+        await self.needs.subscribe()
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
                 group.create_task(loop, name=name)
@@ -109,8 +112,20 @@ def _assemble(
     repository, catalog = Repository(home, clock), Catalog(home)
     lifetime = timedelta(days=settings.assignment_days)
     assignments = Assignments(store, bus, Director(home).sign, clock, lifetime=lifetime)
+    enrolled = _Enrolled(broker)
     reconciler = Reconciler(
-        store, catalog, assignments, clock, on_enrolled=_granter(broker)
+        store, catalog, assignments, clock, on_enrolled=enrolled.update
+    )
+    publisher = Publisher(
+        bus,
+        catalog.read_chunk,
+        _chunk_topic(catalog),
+        stream=boot,
+        clock=clock,
+        bytes_per_s=settings.transfer_bytes_s,
+        may_read=lambda device, artifact: (
+            enrolled.classes.get(device) == catalog.device_class(artifact)
+        ),
     )
     return Parts(
         announcer=Announcer(bus, repository, clock, boot=boot),
@@ -119,14 +134,8 @@ def _assemble(
         assignments=assignments,
         reconciler=reconciler,
         metadata=MetadataServer(bus, repository.read),
-        publisher=Publisher(
-            bus,
-            catalog.read_chunk,
-            _chunk_topic(catalog),
-            stream=boot,
-            clock=clock,
-            bytes_per_s=settings.transfer_bytes_s,
-        ),
+        needs=NeedListener(bus, publisher),
+        publisher=publisher,
         broker=broker,
     )
 
@@ -139,16 +148,22 @@ def _chunk_topic(catalog: Catalog) -> Callable[[str], str | None]:
     return topic
 
 
+class _Enrolled:
+    """Who may use the broker, and who is of which class."""
+
+    def __init__(self, broker: Broker | None) -> None:
+        self._broker = broker
+        self.classes: dict[str, str] = {}
+
+    async def update(self, devices: tuple[Device, ...]) -> None:
+        """Take note of all devices there are."""
+        self.classes = {device.id: device.device_class for device in devices}
+        if self._broker is not None:
+            await self._broker.grant(_grants(devices))
+
+
 def _grants(devices: tuple[Device, ...]) -> list[Grant]:
     return [Grant(device.id, device.device_class) for device in devices]
-
-
-def _granter(broker: Broker | None) -> Callable[[tuple[Device, ...]], Awaitable[None]]:
-    async def grant(devices: tuple[Device, ...]) -> None:
-        if broker is not None:
-            await broker.grant(_grants(devices))
-
-    return grant
 
 
 @asynccontextmanager

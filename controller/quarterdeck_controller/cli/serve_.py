@@ -28,6 +28,7 @@ def command(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
     )
+    logging.getLogger("tuf").setLevel(logging.WARNING)
     try:
         asyncio.run(_until_told(Home.open(home)))
     except BaseExceptionGroup as group:
