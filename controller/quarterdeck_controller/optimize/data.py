@@ -7,6 +7,7 @@ called ``labels``, optional, holds one integer class per sample. Nothing is unpi
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,14 +60,15 @@ def load_samples(path: Path) -> Samples:
         RejectedError: ``DATA_INVALID`` when it is no such file, or holds pickles.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise _invalid(f"{path} is a single array; bring an .npz file")
             arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
         why = error.strerror or "it is no .npz file"
         raise _invalid(f"{path} could not be read: {why}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise _invalid(f"{path} is no .npz file of plain arrays: {error}") from error
     labels = arrays.pop(LABELS, None)
     return Samples(arrays, labels, str(path))

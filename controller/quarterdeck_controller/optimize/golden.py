@@ -6,6 +6,7 @@ All but ``encode`` and ``decode`` is pure.
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
@@ -32,8 +33,8 @@ right for the recipe stay within 4 dB of each other (25.9 to 22.4 dB over VNNI, 
 ARM); saturating ones lose 13 dB and are caught."""
 
 AGREEMENT_SLACK = 0.05
-"""How much less than the class's agreement a device may show: with 32 vectors, one or two
-that fall to the other side on another instruction set."""
+"""How much less than the class's agreement a device may show: of 32 vectors, one or
+two that fall to the other side on another instruction set."""
 
 TINY = 1e-38
 
@@ -153,7 +154,7 @@ def decode(payload: bytes) -> tuple[dict[str, Array], str, Array]:
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RejectedError(Code.MALFORMED, f"golden.npz: {error}") from error
     expected = {k[9:]: v for k, v in arrays.items() if k.startswith("expected:")}
     inputs = {k[6:]: v for k, v in arrays.items() if k.startswith("input:")}

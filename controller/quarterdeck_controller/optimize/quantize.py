@@ -71,6 +71,8 @@ def _static(request: BuildRequest) -> Made:
     model = onnx.load(request.model)
     operators = SCOPES[recipe.scope]
     names = _activations(model, operators)
+    if not names:
+        return model, 0, ()
     samples = open_samples(request.calibration, request.inputs)
     spreads = observe(model, names, list(batches(samples, request.batch)))
     skipped = _masks(model, spreads)

@@ -15,13 +15,12 @@ COLUMNS = (
     "score",
     "95 %",
     "agrees",
-    "p50 ms",
-    "p90 ms",
+    "ms",
     "latency",
     "MiB",
     "",
 )
-"""Size and latency are shares of the float model's."""
+"""Size and latency are shares of the float model's; ms is the median."""
 WORDS = frozenset({"recipe", ""})
 
 
@@ -67,7 +66,7 @@ def _float_row(evaluation: Evaluation) -> list[str]:
         "1.00",
         *_score(side),
         "",
-        *_times(side),
+        _median(side),
         "1.00",
         _memory(side),
         "",
@@ -87,7 +86,7 @@ def _row(tried: Tried, evaluation: Evaluation) -> list[RenderableType]:
         f"{tried.size_ratio or 0:.2f}",
         *_score(side),
         f"{100 * (tried.agreement or 0):.1f}",
-        *_times(side),
+        _median(side),
         f"{tried.latency_ratio or 0:.2f}",
         _memory(side),
         verdict,
@@ -106,8 +105,8 @@ def _score(side: Side) -> tuple[str, str]:
     return f"{100 * side.score:.1f}", f"{100 * low:.1f}-{100 * high:.1f}"
 
 
-def _times(side: Side) -> tuple[str, str]:
-    return f"{side.latency.p50_ms:.3f}", f"{side.latency.p90_ms:.3f}"
+def _median(side: Side) -> str:
+    return f"{side.latency.p50_ms:.3f}"
 
 
 def _memory(side: Side) -> str:

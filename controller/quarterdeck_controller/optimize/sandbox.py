@@ -5,6 +5,7 @@ hangs or outgrows its memory becomes a refusal that says so.
 """
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -146,7 +147,10 @@ def _read_tail(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:MAX_TOLD] if lines else ""
+    if not lines:
+        return ""
+    # an exception's own name is enough, not the module it lives in
+    return re.sub(r"^[\w.]+\.(\w+: )", r"\1", lines[-1])[:MAX_TOLD]
 
 
 def _failed(step: StepName, how: str) -> RejectedError:

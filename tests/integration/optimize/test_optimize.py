@@ -1,0 +1,224 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from quarterdeck_controller.optimize import golden
+from quarterdeck_controller.optimize.data import Data, Samples
+from quarterdeck_controller.optimize.optimizer import (
+    Optimization,
+    Options,
+    Progress,
+    optimize,
+    optimize_all,
+)
+from quarterdeck_controller.optimize.profile import Profile, load_profile, profile_names
+from quarterdeck_controller.optimize.write import read_evaluation, write
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import RejectedError
+from tests.support.small_model import lenient_profile, make_data, make_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("optimize")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    return make_model(folder / "waves.onnx")
+
+
+@pytest.fixture(scope="module")
+def profiles(folder: Path) -> list[Profile]:
+    return [
+        load_profile(str(lenient_profile(name, folder))) for name in profile_names()
+    ]
+
+
+@pytest.fixture(scope="module")
+def told() -> list[Progress]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def results(
+    model: Path, profiles: list[Profile], told: list[Progress]
+) -> dict[str, Optimization]:
+    options = Options(name="waves", labels=("a", "b", "c", "d"))
+    found = optimize_all(
+        model, make_data(), profiles, options=options, on_progress=told.append
+    )
+    return {one.profile.name: one for one in found}
+
+
+def test_every_class_gets_a_variant_of_a_third_of_the_size_that_is_as_good(
+    results: dict[str, Optimization],
+) -> None:
+    for result in results.values():
+        evaluation = result.evaluation
+        assert result.accepted, evaluation.reason
+        assert evaluation.size_ratio is not None
+        assert evaluation.size_ratio < 0.4
+        assert evaluation.reference.score > 0.9
+        assert evaluation.drop_points is not None
+        assert evaluation.drop_points <= 1.5
+        assert len(evaluation.tried) == 3
+
+
+def test_classes_whose_kernels_differ_get_other_weights(
+    results: dict[str, Optimization],
+) -> None:
+    recipes = {name: one.evaluation.recipe for name, one in results.items()}
+
+    assert recipes["gateway-x86"] == "static-u8u8-mse"
+    assert recipes["gateway-x86-vnni"] == recipes["board-arm64"] == "static-u8s8-mse"
+
+
+def test_progress_counts_every_shared_step_once(
+    results: dict[str, Optimization], told: list[Progress]
+) -> None:
+    assert results
+    assert [step.done for step in told] == list(range(1, len(told) + 1))
+    assert told[-1].done == told[-1].total == 2 + 1 + 4 + 4
+
+
+def test_the_variant_reproduces_its_golden_vectors_one_by_one(
+    results: dict[str, Optimization],
+) -> None:
+    for result in results.values():
+        assert result.model is not None
+        limits = result.evaluation.golden
+        inputs, output, expected = golden.decode(result.golden)
+        session = ort.InferenceSession(result.model)
+        got = np.concatenate(
+            [
+                np.asarray(session.run([output], {"x": inputs["x"][n : n + 1]})[0])
+                for n in range(limits.count)
+            ]
+        )
+
+        compared = golden.compare(expected, got, limits.margin)
+
+        assert golden.reproduces(compared, limits)
+
+
+def test_the_variant_keeps_the_models_inputs_and_outputs(
+    results: dict[str, Optimization],
+) -> None:
+    made = results["board-arm64"].model
+    assert made is not None
+
+    graph = onnx.load_model_from_string(made).graph
+
+    assert [value.name for value in graph.input] == ["x"]
+    assert [value.name for value in graph.output] == ["scores"]
+    assert any(node.op_type == "QuantizeLinear" for node in graph.node)
+
+
+def test_the_record_reads_back_as_it_was_written(
+    results: dict[str, Optimization], tmp_path: Path
+) -> None:
+    result = results["gateway-x86"]
+
+    folder = write(result, tmp_path)
+
+    assert read_evaluation(folder) == result.evaluation
+    assert '"float"' in (folder / "evaluation.json").read_text("utf-8")
+    assert (folder / "model.onnx").read_bytes() == result.model
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway-x86"]
+
+
+def test_the_same_input_and_seed_give_the_same_bytes(
+    results: dict[str, Optimization], model: Path, profiles: list[Profile]
+) -> None:
+    again = optimize_all(
+        model,
+        make_data(),
+        profiles,
+        options=Options(recipes=("static",), workers=1),
+    )
+
+    for one in again:
+        assert one.model == results[one.profile.name].model
+        assert one.golden == results[one.profile.name].golden
+
+
+def test_a_variant_calibrated_on_the_wrong_data_is_refused_and_fails_its_golden_vectors(
+    model: Path, profiles: list[Profile]
+) -> None:
+    data = make_data()
+    wrong = Samples({"x": data.calibration.inputs["x"] * np.float32(0.03)})
+
+    result = optimize(
+        model,
+        Data(wrong, data.evaluation),
+        profiles[0],
+        options=Options(recipes=("static",)),
+    )
+
+    evaluation = result.evaluation
+    assert evaluation.decision == "refused"
+    assert "points below float" in evaluation.reason
+    assert evaluation.golden_measured is not None
+    assert evaluation.golden_measured.error > 1.5 * evaluation.golden.max_error
+    assert evaluation.golden_measured.agreement < evaluation.golden.min_agreement
+
+
+def test_a_refused_class_leaves_only_its_record_unless_its_files_are_asked_for(
+    model: Path, profiles: list[Profile], tmp_path: Path
+) -> None:
+    result = optimize(
+        model, make_data(), profiles[0], options=Options(recipes=("dynamic",))
+    )
+
+    bare = write(result, tmp_path / "bare")
+    whole = write(result, tmp_path / "whole", keep_refused=True)
+
+    assert not result.accepted
+    assert [path.name for path in bare.iterdir()] == ["evaluation.json"]
+    assert len(list(whole.iterdir())) == 3
+    assert read_evaluation(whole).decision == "refused"
+
+
+def test_without_labels_the_variant_is_judged_by_agreement_with_float(
+    model: Path, profiles: list[Profile]
+) -> None:
+    data = make_data()
+    unlabelled = Data(data.calibration, Samples(data.evaluation.inputs))
+
+    result = optimize(
+        model, unlabelled, profiles[0], options=Options(recipes=("static",))
+    )
+
+    evaluation = result.evaluation
+    assert evaluation.metric == "agreement"
+    assert evaluation.variant is not None
+    assert evaluation.variant.score == evaluation.agreement
+    assert evaluation.reference.score == 1
+
+
+def test_writing_again_replaces_what_was_there(
+    results: dict[str, Optimization], tmp_path: Path
+) -> None:
+    write(results["gateway-x86"], tmp_path)
+    (tmp_path / "gateway-x86" / "stale").write_text("old", "utf-8")
+
+    folder = write(results["gateway-x86"], tmp_path)
+
+    assert len(list(folder.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_a_refusal_that_names_it(
+    results: dict[str, Optimization], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way", "utf-8")
+
+    with pytest.raises(RejectedError) as refused:
+        write(results["gateway-x86"], tmp_path / "file")
+
+    assert refused.value.code is Code.DISK_FAILED
+    assert str(tmp_path / "file") in refused.value.detail
