@@ -348,7 +348,7 @@ def _undo(policy: Policy, rollout: Rollout, survey: _Survey, now: datetime) -> P
         reason = f"{len(assign)} devices go back to their previous release"
         return Plan(rollout, rollout, assign, reasons=(reason,))
     back = [it for it in survey.touched if it.member.undo_sequence is not None]
-    slow = tuple(it for it in back if it.view.online_since and not _is_back(it))
+    slow = tuple(it for it in back if it.view.online_since and not _has_answered(it))
     over = now >= rollout.changed_at + timedelta(seconds=policy.deadline_s)
     if slow and not over:
         return Plan(rollout, rollout, reasons=(f"waiting for {_names(slow)}",))
@@ -371,9 +371,19 @@ def _back(rollout: Rollout, ours: Sequence[_Touched]) -> Iterator[Assign]:
         )
 
 
+def _has_answered(it: _Touched) -> bool:
+    newest, undo = it.view.standing, it.member.undo_sequence
+    if newest is None or undo is None or newest.update_sequence < undo:
+        return False
+    return newest.outcome not in ("pending", "deferred")
+
+
 def _is_back(it: _Touched) -> bool:
+    # To run the previous release is not enough: until it has answered, the device
+    # may be about to switch to the new one.
     previous = it.member.previous
-    return previous is not None and it.view.active == previous.target.sha256
+    active = previous is not None and it.view.active == previous.target.sha256
+    return active and _has_answered(it)
 
 
 def _told(rollout: Rollout, ours: Sequence[_Touched], back: Sequence[_Touched]) -> str:
