@@ -232,6 +232,15 @@ def test_what_the_last_frames_lost_is_sent_again_after_a_while() -> None:
     assert later.numbers == (1,)
 
 
+def test_a_very_slow_device_is_not_buried_under_repeats() -> None:
+    slow = Device("slow", set(range(40)), credit=8, latency_s=5.0)
+    fleet = Fleet([slow])
+
+    assert fleet.run(300)
+
+    assert slow.duplicates <= 2 * slow.credit
+
+
 def test_a_device_that_starts_again_is_served_at_once() -> None:
     carousel = Carousel(STREAM)
     carousel.hear("device", Want(0b1111, 0, STREAM, 2), 0.0)

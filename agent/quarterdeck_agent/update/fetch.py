@@ -32,6 +32,9 @@ CREDIT_BYTES = 2 << 20
 REPORT_S = 1.0
 """A device that receives reports this often, however slowly it receives."""
 
+SETTLE_S = 0.1
+"""What came is reported once nothing more came for this long."""
+
 LONGEST_REPORT_S = 4.0
 """A device that receives nothing asks again at least this often."""
 
@@ -200,7 +203,7 @@ class _Transfer:
         self._seen = 0
         self._said_seen = 0
         self._quiet_s = REPORT_S
-        self._valid_at = clock.monotonic()
+        self._said_at = self._came_at = self._valid_at = clock.monotonic()
         self._invalid_run = 0
         self._received = 0
         self._duplicate = 0
@@ -241,6 +244,7 @@ class _Transfer:
             self._count_invalid(error)
             return
         self._follow(frame.published, boot)
+        self._came_at = self._clock.monotonic()
         if frame.number in self.parts.missing:
             self.parts.write(frame.number, frame.data)
             self._received += len(frame.data)
@@ -255,6 +259,7 @@ class _Transfer:
         """Return what to say now, and count it as said."""
         self._change_stream(boot)
         self._said_seen = self._seen
+        self._said_at = self._clock.monotonic()
         chunks = self.parts.chunks
         return Need(
             artifact=self.artifact,
@@ -270,14 +275,12 @@ class _Transfer:
 
     async def until_due(self) -> None:
         """Return when the next need is due: soon while frames come, else later."""
-        said = self._seen
-        try:
-            async with asyncio.timeout(self._quiet_s):
-                await self.due.wait()
-                self.due.clear()
-        except TimeoutError:
-            pass
-        quiet = self._seen == said
+        while not (self.due.is_set() or self._is_due(self._clock.monotonic())):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_S):
+                    await self.due.wait()
+        self.due.clear()
+        quiet = self._seen == self._said_seen
         longer = min(self._quiet_s * 1.5, LONGEST_REPORT_S)
         self._quiet_s = longer if quiet else REPORT_S
 
@@ -295,6 +298,10 @@ class _Transfer:
         return FetchResult(
             self._received, self._duplicate, self.parts.reused_bytes, self._invalid
         )
+
+    def _is_due(self, now: float) -> bool:
+        settled = self._seen > self._said_seen and now - self._came_at >= SETTLE_S
+        return settled or now - self._said_at >= self._quiet_s
 
     def _verify(self, frame: ChunkFrame) -> None:
         """Check 6.11: the bytes are the chunk that the signed index lists."""

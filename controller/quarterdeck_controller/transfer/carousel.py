@@ -18,8 +18,12 @@ from enum import Enum
 COALESCE_S = 0.1
 """How long the first device of a wave waits for the others to join."""
 
-LOSS_S = 2.0
-"""A device that reports no progress for this long has lost what was on its way."""
+LOSS_S = 1.5
+"""A device that reports no progress for this long has lost what was on its way, until
+it shows that it was only slow: then it is given twice the time."""
+
+LONGEST_LOSS_S = 60.0
+"""A frame that takes longer than this does not come."""
 
 LAGGARD_S = 2.0
 """A device without credit holds the others up for this long at most."""
@@ -79,6 +83,7 @@ class _Listener:
         reported: The newest frame that it said it has seen.
         base: Frames up to this one are not on their way, whether seen or not.
         awaiting: Chunks on their way, as bits.
+        patience_s: How long it may stand still before that means a loss.
         advanced_at: When its position last rose.
         full_since: When its credit was used up; None while there is some.
     """
@@ -90,6 +95,7 @@ class _Listener:
     advanced_at: float
     heard_at: float
     awaiting: int = 0
+    patience_s: float = LOSS_S
     full_since: float | None = None
 
     @property
@@ -191,6 +197,8 @@ class Carousel:
     def _update(self, known: _Listener, seen: int, now: float) -> None:
         """Move the listener's position by what it has seen or has lost."""
         if seen > known.reported:
+            if seen < known.base:  # it was on its way all the time
+                known.patience_s = min(known.patience_s * 2, LONGEST_LOSS_S)
             known.reported = seen
             known.advanced_at = now
         elif self._lost_all(known, now):
@@ -203,7 +211,7 @@ class Carousel:
         if on_their_way == 0:
             return False
         oldest_at = self._recent[-min(on_their_way, len(self._recent))][1]
-        return now - max(oldest_at, known.advanced_at) > LOSS_S
+        return now - max(oldest_at, known.advanced_at) > known.patience_s
 
     def _on_their_way(self, position: int) -> int:
         count = min(self.published - position, len(self._recent))
