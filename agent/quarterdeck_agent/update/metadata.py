@@ -37,7 +37,9 @@ _NOT_FOUND = 404
 
 
 class MetadataFetcher(FetcherInterface):
-    """Brings files over ``bus``. Call ``start`` on the loop before the first fetch.
+    """Brings files over ``bus``, one at a time.
+
+    Call ``start`` on the loop before the first fetch.
 
     Args:
         timeout_s: How long one piece may take before the file is asked for again.
@@ -57,7 +59,8 @@ class MetadataFetcher(FetcherInterface):
         self._loop = loop
         self._timeout_s = timeout_s
         self._clock = clock or SystemClock()
-        self._waiting: dict[int, queue.Queue[MetadataReply | None]] = {}
+        self._asked: _Asked | None = None
+        self._noted = False
         self._closed = False
 
     async def start(self) -> None:
@@ -67,25 +70,32 @@ class MetadataFetcher(FetcherInterface):
     def close(self) -> None:
         """Let go of the thread that waits, so that the agent can stop at once."""
         self._closed = True
-        for waiting in tuple(self._waiting.values()):
+        asked = self._asked
+        if asked is not None:
             with contextlib.suppress(queue.Full):
-                waiting.put_nowait(None)
+                asked.pieces.put_nowait(None)
 
     def hear(self, message: Message) -> None:
         """Hand a reply to whoever waits for it; drop what nobody asked for."""
         try:
             reply = MetadataReply.decode(message.payload)
         except RejectedError as error:
-            _log.warning("a metadata reply was dropped: %s", error)
+            self._note(f"a metadata reply was dropped: {error}")
             return
-        waiting = self._waiting.get(reply.id)
-        if waiting is None:
+        asked = self._asked
+        if asked is None or asked.id != reply.id:
             _log.debug("a metadata reply that was not asked for was dropped")
             return
         try:
-            waiting.put_nowait(reply)
+            asked.pieces.put_nowait(reply)
         except queue.Full:
-            _log.warning("a metadata reply has more pieces than were asked for")
+            self._asked = None
+            self._note("a metadata reply came in more pieces than a file may have")
+
+    def _note(self, what: str) -> None:
+        # A hostile broker may not fill the log: the first is told, the rest whispered.
+        _log.log(logging.DEBUG if self._noted else logging.WARNING, what)
+        self._noted = True
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         return self._file(url.removeprefix("/"))
@@ -119,27 +129,22 @@ class MetadataFetcher(FetcherInterface):
     def _answer(self, name: str, deadline: float) -> Iterator[MetadataReply]:
         """Yield the pieces of one answer in order; end early when one is missing."""
         request = MetadataRequest(id=secrets.randbits(63), name=name)
-        pieces = self._waiting[request.id] = queue.Queue(maxsize=_WAITING_PIECES)
-        try:
-            self._ask(request)
-            expected = 0
-            while (reply := self._next(pieces, deadline)) is not None:
-                if reply.piece < expected:
-                    continue  # delivered twice
-                if reply.piece > expected:
-                    return  # one was lost
-                _check_size(reply, name)
-                expected += 1
-                yield reply
-        finally:
-            del self._waiting[request.id]
+        asked = self._asked = _Asked(request.id)
+        self._ask(request)
+        expected = 0
+        while (reply := self._next(asked, deadline)) is not None:
+            if reply.piece < expected:
+                continue  # delivered twice
+            if reply.piece > expected:
+                return  # one was lost
+            _check_size(reply, name)
+            expected += 1
+            yield reply
 
-    def _next(
-        self, pieces: "queue.Queue[MetadataReply | None]", deadline: float
-    ) -> MetadataReply | None:
+    def _next(self, asked: "_Asked", deadline: float) -> MetadataReply | None:
         left = deadline - self._clock.monotonic()
         try:
-            return pieces.get(timeout=max(0.0, min(self._timeout_s, left)))
+            return asked.pieces.get(timeout=max(0.0, min(self._timeout_s, left)))
         except queue.Empty:
             return None
 
@@ -155,6 +160,14 @@ class MetadataFetcher(FetcherInterface):
             raise TransientError(
                 Code.TIMED_OUT, f"asking for {request.name} took {self._timeout_s} s"
             ) from error
+
+
+class _Asked:
+    """The request that is under way, and its pieces; the next one replaces it."""
+
+    def __init__(self, request: int) -> None:
+        self.id = request
+        self.pieces: queue.Queue[MetadataReply | None] = queue.Queue(_WAITING_PIECES)
 
 
 def _check_size(reply: MetadataReply, name: str) -> None:

@@ -39,6 +39,7 @@ class MetadataServer:
             _WAITING
         )
         self._of_device: Counter[str] = Counter()
+        self._noted: set[str] = set()
 
     async def run(self) -> None:
         """Hear requests and answer them until cancelled."""
@@ -55,14 +56,20 @@ class MetadataServer:
         try:
             request = MetadataRequest.decode(message.payload)
         except RejectedError as error:
-            _log.warning("request of %s refused: %s", source.device, error)
+            self._note(source.device, f"a request was refused: {error}")
             return
         crowded = self._of_device[source.device] >= _WAITING_PER_DEVICE
         if crowded or self._queue.full():
-            _log.warning("request of %s for %s dropped", source.device, request.name)
+            self._note(source.device, f"too many requests: {request.name} was dropped")
             return
         self._of_device[source.device] += 1
         self._queue.put_nowait((source.device, request))
+
+    def _note(self, device: str, what: str) -> None:
+        # A device may not fill the log: the first is told, the rest whispered.
+        level = logging.DEBUG if device in self._noted else logging.WARNING
+        _log.log(level, "%s: %s", device, what)
+        self._noted.add(device)
 
     async def _work(self) -> None:
         while True:
@@ -70,6 +77,7 @@ class MetadataServer:
             self._of_device[device] -= 1
             if not self._of_device[device]:
                 del self._of_device[device]
+                self._noted.discard(device)
             try:
                 await self._answer(device, request)
             except (TransientError, OSError) as error:
