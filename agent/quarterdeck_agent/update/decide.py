@@ -74,11 +74,16 @@ def room(index: Index, *, free_bytes: int, present_bytes: int) -> Reason | None:
     )
 
 
-def begin(record: Record, digest: str, *, complete: bool) -> Event:
-    """Return how an assignment that may be installed begins."""
+def begin(record: Record, digest: str) -> Event:
+    """Return how an assignment that may be installed begins.
+
+    Only the previous slot is known to have been complete; it is hashed and proven
+    again all the same. Any other goes through a fetch, which finds what is there.
+    """
     if record.active is not None and record.active.digest == digest:
         return Event.KEPT if record.committed else Event.WATCHED
-    return Event.FOUND if complete else Event.ASSIGNED
+    found = record.previous is not None and record.previous.digest == digest
+    return Event.FOUND if found else Event.ASSIGNED
 
 
 def judge_golden(report: GoldenReport, golden: Golden, limits: Limits) -> Reason | None:

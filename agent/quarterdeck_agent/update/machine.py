@@ -377,8 +377,7 @@ class Machine:
         mark = digest(envelope)
         if record.envelope == mark or assignment.sequence < record.sequence:
             return None
-        complete = self._slots.complete(artifact)
-        event = decide.begin(record, artifact, complete=complete)
+        event = decide.begin(record, artifact)
         if event is Event.KEPT:
             return Step(steps.kept(record, assignment, mark), "it is active already")
         reason = self._objection(record, accepted)

@@ -187,18 +187,6 @@ class Slots:
             )
         return Index.decode(data, limit=MAX_INDEX_BYTES)
 
-    def complete(self, artifact: str) -> bool:
-        """Return whether every part is there in full length, without hashing it."""
-        try:
-            index = self.index(artifact)
-            folder = self.folder(artifact)
-            return all(
-                (folder / part.name).stat().st_size == part.length
-                for part in index.parts
-            )
-        except (OSError, RejectedError):
-            return False
-
     def verify(self, artifact: str) -> Index:
         """Hash every part and return the index (check 6.12).
 

@@ -31,8 +31,8 @@ class Event(StrEnum):
     """What can happen to the machine."""
 
     RESTARTED = "restarted"  # the agent was started again
-    ASSIGNED = "assigned"  # another artifact, whose bytes are not all here
-    FOUND = "found"  # another artifact, whose slot is here already
+    ASSIGNED = "assigned"  # another artifact, which must be fetched
+    FOUND = "found"  # the previous artifact, whose slot is here still
     KEPT = "kept"  # the assignment names what is active and committed
     WATCHED = "watched"  # the assignment names what is active on probation
     REFUSED = "refused"  # the assignment may not be carried out

@@ -6,17 +6,20 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+
 from quarterdeck_agent.runtime.server import LOOP_CRASHES, QUEUE_LENGTH, Server
 from quarterdeck_agent.update.slots import Slots
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 from quarterdeck_shared.index import Limits
-
-from tests.support.artifacts import (
+from tests.support.brokers import until
+from tests.support.installed import (
     endless_model,
     golden_vectors,
     hungry_model,
@@ -25,7 +28,6 @@ from tests.support.artifacts import (
     npy,
     npz,
 )
-from tests.support.brokers import until
 from tests.support.meters import NotingMeter
 
 
@@ -113,7 +115,7 @@ async def test_a_hand_over_under_load_drops_nothing_and_mixes_nothing(
     assert (meter.failures, meter.drops) == (0, 0)
     assert len(meter.answers) == len(seen)
     assert meter.swaps == [first, second, first, second]
-    changes = [a for a, b in zip(seen, seen[1:], strict=False) if a[0] != b[0]]
+    changes = [a for a, b in pairwise(seen) if a[0] != b[0]]
     assert len(changes) == 3
 
 
@@ -185,7 +187,7 @@ async def test_a_worker_past_its_memory_is_ended(slots: Slots) -> None:
         (npy()[:-4], Code.REQUEST_INVALID, "not a .npy"),
         (b"PK\x03\x04broken", Code.REQUEST_INVALID, "not a .npy"),
         (npy((1.0, 2.0)), Code.DATA_INVALID, "float32 1x2"),
-        (npz({"y": __import__("numpy").zeros(4)}), Code.DATA_INVALID, "takes ['x']"),
+        (npz({"y": np.zeros(4)}), Code.DATA_INVALID, "takes ['x']"),
     ],
 )
 async def test_a_bad_request_gets_an_answer_that_says_what_is_wrong(
@@ -205,8 +207,6 @@ async def test_a_bad_request_gets_an_answer_that_says_what_is_wrong(
 
 
 async def test_pickled_objects_are_never_loaded(slots: Slots, tmp_path: Path) -> None:
-    import numpy as np
-
     path = tmp_path / "evil.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     artifact = install(slots, linear_model(0), golden_vectors(0))
