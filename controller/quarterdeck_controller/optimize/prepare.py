@@ -172,9 +172,10 @@ def _convert(work: _Work) -> None:
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """Fold constants and batch norms and infer shapes, as the runtime does."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "folded.onnx"
+        before, out = Path(folder) / "model.onnx", Path(folder) / "folded.onnx"
+        onnx.save(model, before)  # given a model, it loses weights to a file of its own
         # symbolic shape inference needs sympy and gains nothing on fixed samples
-        quant_pre_process(model, out, skip_symbolic_shape=True)
+        quant_pre_process(before, out, skip_symbolic_shape=True)
         return onnx.load(out)
 
 

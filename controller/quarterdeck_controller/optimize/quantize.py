@@ -75,7 +75,8 @@ def _static(request: BuildRequest) -> Made:
         return model, 0, ()
     samples = open_samples(request.calibration, request.inputs)
     spreads = observe(model, names, list(batches(samples, request.batch)))
-    skipped = _masks(model, spreads)
+    masks = _masks(model, spreads)
+    unknown = _unknown(model, operators, spreads)
     weights, activations = _types(recipe)
     quantizer = QDQQuantizer(
         model,
@@ -85,14 +86,15 @@ def _static(request: BuildRequest) -> Made:
         activations,
         TensorsData(CalibrationMethod.MinMax, ranges(spreads, recipe.calibration)),
         [],
-        skipped,
+        [*masks, *unknown],
         operators,
         {},
     )
     quantizer.quantize_model()
     made = quantizer.model.model
-    note = f"left in float, they touch a mask: {', '.join(skipped)}"
-    return made, _count(made, "QuantizeLinear"), (note,) if skipped else ()
+    notes = [f"{name} stays in float: it touches a mask" for name in masks]
+    notes += [f"{name} stays in float: its type is not known" for name in unknown]
+    return made, _count(made, "QuantizeLinear"), tuple(notes)
 
 
 def _dynamic(request: BuildRequest) -> Made:
@@ -155,6 +157,18 @@ def _touched(graph: onnx.GraphProto, operators: tuple[str, ...]) -> Iterator[str
     for node in graph.node:
         if node.op_type in operators:
             yield from (name for name in (*node.input, *node.output) if name)
+
+
+def _unknown(
+    model: onnx.ModelProto, operators: tuple[str, ...], spreads: Mapping[str, Spread]
+) -> list[str]:
+    """Return the nodes that touch a tensor of which nothing was seen."""
+    known = {*spreads, "", *(tensor.name for tensor in model.graph.initializer)}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in operators and not {*node.input, *node.output} <= known
+    ]
 
 
 def _masks(model: onnx.ModelProto, spreads: Mapping[str, Spread]) -> list[str]:

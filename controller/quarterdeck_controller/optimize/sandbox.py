@@ -104,14 +104,15 @@ class Sandbox:
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
-                env=_environment(),
+                env=_environment(folder),
             )
             self._running.add(process)
         return process
 
 
-def _environment() -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     fixed = {
+        "TMPDIR": str(folder),  # what a killed child leaves goes with the folder
         "PYTHONHASHSEED": "0",  # the same bytes from the same input
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
