@@ -89,7 +89,7 @@ def test_a_flipped_bit_is_noticed(file: FloorFile) -> None:
         file.load(NOW)
 
 
-def seen(root: int = 3, keys: str = "k", **versions: int) -> Seen:
+def seen(versions: dict[str, int], *, root: int = 3, keys: str = "k") -> Seen:
     return Seen(root, keys, {**FLOOR.versions, **versions}, issued=None)
 
 
@@ -97,7 +97,7 @@ def seen(root: int = 3, keys: str = "k", **versions: int) -> Seen:
 def test_no_version_below_the_floor_passes(role: str, less: int) -> None:
     offered = FLOOR.versions[role] - less
 
-    told = below(seen(**{role: offered}), FLOOR)
+    told = below(seen({role: offered}), FLOOR)
 
     assert told is not None
     assert str(offered) in told
@@ -108,7 +108,7 @@ def test_no_version_below_the_floor_passes(role: str, less: int) -> None:
 def test_versions_at_or_above_the_floor_pass(raised: dict[str, int]) -> None:
     versions = {role: FLOOR.versions[role] + more for role, more in raised.items()}
 
-    assert below(seen(**versions), FLOOR) is None
+    assert below(seen(versions), FLOOR) is None
 
 
 def test_a_role_that_vanished_lies_below_the_floor() -> None:
@@ -118,5 +118,5 @@ def test_a_role_that_vanished_lies_below_the_floor() -> None:
 
 
 def test_new_online_keys_begin_anew_but_only_under_a_root_that_is_not_older() -> None:
-    assert below(seen(root=4, keys="new", timestamp=1), FLOOR) is None
-    assert below(seen(root=2, keys="old", timestamp=99), FLOOR) is not None
+    assert below(seen({"timestamp": 1}, root=4, keys="new"), FLOOR) is None
+    assert below(seen({"timestamp": 99}, root=2, keys="old"), FLOOR) is not None
