@@ -66,10 +66,16 @@ class World:
         variants = write_variants(self.folder / f"v{version}", weight=version)
         create_release(self.home, variants, "model", version, self.clock)
 
-    def device(self, name: str = "cam-1", device_class: str = "cam") -> Trust:
-        """Return the judgement of a device; the same name has the same memory."""
+    def device(
+        self,
+        name: str = "cam-1",
+        device_class: str = "cam",
+        *,
+        state: str | None = None,
+    ) -> Trust:
+        """Return the judgement of a device; the same ``state`` is the same memory."""
         return Trust(
-            self.state(name),
+            self.state(state or name),
             device=name,
             device_class=device_class,
             root=self.root,
