@@ -92,9 +92,9 @@ def refuse_broken(stage: Stage) -> Seen:
         and rollout.state is RolloutState.ROLLED_BACK
         and 0 < len(failed) < len(FLEET)
         and len(still) == len(FLEET),
-        sentence=f"refused by the optimizer; forced out, {len(failed)} devices of the"
-        f" first wave failed its golden vectors and the rest never got it; "
-        f"{len(still)} of {len(FLEET)} run {v(2)}",
+        sentence="refused by the optimizer; forced out all the same, its golden vectors"
+        f" failed on {', '.join(failed)} and the rollout was undone;"
+        f" {len(still)} of {len(FLEET)} run {v(2)}",
         figures={
             "optimizer_refused": refused,
             "golden_failed": failed,
@@ -135,8 +135,8 @@ def undo_worse(stage: Stage) -> Seen:
     )
 
 
-def refuse_attacks(stage: Stage) -> Seen:
-    """Offer a stolen assignment, one of another class, and forged chunks."""
+def refuse_assignments(stage: Stage) -> Seen:
+    """Offer a device what was signed for another one, and for another class."""
     with Intruder(stage.home) as intruder:
         wrong_device = _refused(
             stage, "board-1", Code.WRONG_DEVICE, lambda: _steal(stage, intruder)
@@ -144,30 +144,46 @@ def refuse_attacks(stage: Stage) -> Seen:
         wrong_class = _refused(
             stage, "board-1", Code.WRONG_CLASS, lambda: _forge(stage, intruder)
         )
-        stage.enrol({"late-1": "board-arm64"})
-        intruder.forge_chunks("late-1", "board-arm64")
-        stage.start_agent("late-1")
-        stage.wait_online(["late-1"])
-        rollout = stage.roll_out(v(2), "id=late-1", waves=("100%",))
-        forged = intruder.forged
-    sight = stage.observer.look()
-    tampered = Code.CHUNK_INVALID in stage.event_codes("late-1")
-    unmoved = sight.runs("board-1") == v(2)
+    unmoved = stage.observer.look().runs("board-1") == v(2)
     return Seen(
-        ok=wrong_device
-        and wrong_class
-        and tampered
-        and unmoved
-        and sight.runs("late-1") == v(2)
-        and rollout.state is RolloutState.PROMOTED,
+        ok=wrong_device and wrong_class and unmoved,
         sentence=f"another device's assignment: {_word(wrong_device)}; another class's,"
         f" signed with the director's stolen key: {_word(wrong_class)};"
-        f" {forged} forged chunks: {_word(tampered)}, the real ones installed",
+        f" board-1 {'still' if unmoved else 'NO LONGER'} runs {v(2)}",
         figures={
             "wrong_device_refused": wrong_device,
             "wrong_class_refused": wrong_class,
+            "unmoved": unmoved,
+        },
+    )
+
+
+def refuse_tampered(stage: Stage) -> Seen:
+    """Feed a new device a tampered artifact, then leave it alone."""
+    stage.enrol({"late-1": "board-arm64"})
+    with Intruder(stage.home) as intruder:
+        intruder.forge_chunks("late-1", "board-arm64")
+        stage.start_agent("late-1")
+        stage.wait_online(["late-1"])
+        attacked = stage.roll_out(v(2), "id=late-1", waves=("100%",))
+        forged = intruder.forged
+    refused = Code.CHUNK_INVALID in stage.observer.timeline.codes("late-1")
+    installed = stage.observer.look().runs("late-1")
+    clean = stage.roll_out(v(2), "id=late-1", waves=("100%",))
+    runs = stage.observer.look().runs("late-1")
+    return Seen(
+        ok=refused
+        and installed is None
+        and attacked.state is RolloutState.ROLLED_BACK
+        and clean.state is RolloutState.PROMOTED
+        and runs == v(2),
+        sentence=f"{forged} forged chunks: {_word(refused)}, {installed or 'nothing'}"
+        f" installed; with the real ones late-1 runs {runs}",
+        figures={
             "forged_chunks": forged,
-            "forged_chunks_refused": tampered,
+            "refused": refused,
+            "installed_then": installed,
+            "runs_now": runs,
         },
     )
 

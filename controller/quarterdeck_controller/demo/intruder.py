@@ -23,7 +23,7 @@ from quarterdeck_shared.transfer import ChunkFrame, Need, from_bitmap
 
 TIMEOUT_S = 10.0
 FORGED = 24
-"""Forged chunks; enough to be seen, too few for a device to give the artifact up."""
+"""Forged chunks in a row; more than the sixteen at which a device gives up."""
 
 MAX_CHUNKS = 1 << 16
 

@@ -37,8 +37,14 @@ def draw_rollouts(timeline: Timeline, end_s: float, path: Path) -> None:
     handles.append(
         Line2D([], [], color=BAD, marker="x", ls="", label="refused, undone")
     )
-    axes.legend(handles=handles, ncols=6, loc="lower left", bbox_to_anchor=(0, -0.34))
-    axes.set_title("What each device ran", loc="left", pad=58, color=INK)
+    axes.legend(
+        handles=handles,
+        ncols=6,
+        loc="lower left",
+        bbox_to_anchor=(0, -0.32),
+        frameon=False,
+    )
+    axes.set_title("What each device ran", loc="left", pad=46, color=INK)
     figure.savefig(path, dpi=DPI)
 
 
@@ -77,8 +83,14 @@ def _draw_marks(axes: Axes, timeline: Timeline, rows: int) -> None:
 def draw_accuracy(windows: Mapping[str, Sequence[Window]], path: Path) -> None:
     """Draw the share of right answers in the field, each second, for each release.
 
-    ``windows`` are those of the whole fleet, by release.
+    ``windows`` are those of the whole fleet, by release; a release that answered no
+    labelled sample is left out.
     """
+    windows = {
+        release: held
+        for release, held in windows.items()
+        if any(window.label_total for window in held)
+    }
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     axes = figure.add_subplot()
     begin = min(
@@ -88,8 +100,7 @@ def draw_accuracy(windows: Mapping[str, Sequence[Window]], path: Path) -> None:
         seconds = _by_second(windows[release], begin)
         axes.plot(list(seconds), list(seconds.values()), ".", color=colour, ms=6)
         total = sum(window.label_total for window in windows[release])
-        right = sum(window.label_ok for window in windows[release])
-        share = right / total if total else 0
+        share = sum(window.label_ok for window in windows[release]) / total
         axes.axhline(share, color=colour, lw=1, ls="--")
         axes.plot([], [], "s", color=colour, label=f"{release}: {share:.1%} of {total}")
     axes.set_ylim(0, 1)
@@ -98,7 +109,7 @@ def draw_accuracy(windows: Mapping[str, Sequence[Window]], path: Path) -> None:
     axes.set_title(
         "Accuracy in the field, from labelled samples", loc="left", color=INK
     )
-    axes.legend(loc="lower left", ncols=3)
+    axes.legend(loc="lower left", ncols=3, frameon=False)
     _plain(axes)
     figure.savefig(path, dpi=DPI)
 

@@ -28,7 +28,11 @@ ACTS: Mapping[str, tuple[str, Act]] = {
     "better": ("Roll out version 2, a better model", acts.roll_out_better),
     "broken": ("A wrongly calibrated version", acts.refuse_broken),
     "worse": ("A version that is wrong in the field", acts.undo_worse),
-    "attacks": ("Stolen assignments and forged chunks", acts.refuse_attacks),
+    "stolen": (
+        "A stolen assignment, and one of another class",
+        acts.refuse_assignments,
+    ),
+    "tampered": ("A tampered artifact", acts.refuse_tampered),
     "killed": ("SIGKILL in the middle of a download", acts.resume_killed),
 }
 STOPPING = "stop"

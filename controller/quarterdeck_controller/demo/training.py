@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from quarterdeck_controller.demo.dataset import LABELS, TRAIN, WINDOW, Windows, load
 
+EPOCHS = 16
+
 
 class _Block(nn.Module):
     def __init__(self, channels: int, out: int, stride: int) -> None:
@@ -130,12 +132,12 @@ def main(cache: Path, out: Path) -> None:
     windows = load(cache)
     six = windows.of(TRAIN)
     sets = {
-        "exercises-1": (windows.of(TRAIN[:3]), 8),
-        "exercises-2": (six, 16),
-        "exercises-3": (six.where(np.flatnonzero(six.right)), 16),
+        "exercises-1": windows.of(TRAIN[:3]),
+        "exercises-2": six,
+        "exercises-3": six.where(np.flatnonzero(six.right)),
     }
-    for name, (training, epochs) in sets.items():
-        net = train(training, epochs=epochs, seed=1)
+    for name, training in sets.items():
+        net = train(training, epochs=EPOCHS, seed=1)
         export(net, out / f"{name}.onnx")
         for what, part in {"held out": (7, 8), "field": (9, 10)}.items():
             held = windows.of(part)
