@@ -79,7 +79,10 @@ class Assignments:
         self, records: Records, wishes: Sequence[Wish], now: datetime
     ) -> tuple[Assigned, ...]:
         """Number, sign and store ``wishes`` within the caller's transaction."""
-        assigned = tuple(self._signed(records, wish, now) for wish in wishes)
+        newest = records.assignments.sequences({wish.device for wish in wishes})
+        assigned = tuple(
+            self._signed(wish, newest.get(wish.device, 0) + 1, now) for wish in wishes
+        )
         records.assignments.add(assigned)
         return assigned
 
@@ -132,11 +135,11 @@ class Assignments:
         self._forgotten = True
         self._wake.set()
 
-    def _signed(self, records: Records, wish: Wish, now: datetime) -> Assigned:
+    def _signed(self, wish: Wish, sequence: int, now: datetime) -> Assigned:
         statement = Assignment(
             device=wish.device,
             device_class=wish.device_class,
-            sequence=records.assignments.next_sequence(wish.device),
+            sequence=sequence,
             issued=now,
             expires=now + self._lifetime,
             release=wish.runs.release,

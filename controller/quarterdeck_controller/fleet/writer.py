@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from quarterdeck_controller.fleet.presence import Heard, fresh, hear
-from quarterdeck_controller.store.records import DeviceEvent, Presence, Report
+from quarterdeck_controller.store.records import Device, DeviceEvent, Presence, Report
 from quarterdeck_controller.store.store import Records, Store
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Message
@@ -42,7 +42,11 @@ class Written:
 class _Batch:
     """What one batch has seen so far."""
 
-    records: Records
+    devices: dict[str, Device]
+    presence: dict[str, Presence]
+    reports: dict[str, Report]
+    changed_presence: set[str] = field(default_factory=set)
+    changed_reports: set[str] = field(default_factory=set)
     events: list[DeviceEvent] = field(default_factory=list)
     unborn: set[str] = field(default_factory=set)
     born: set[str] = field(default_factory=set)
@@ -63,19 +67,19 @@ class Writer:
         Raises:
             QuarterdeckError: The store is busy or damaged; nothing is changed.
         """
+        origins = (topics.parse_up(message.topic) for message, _ in batch)
+        named = {origin.device for origin in origins if origin is not None}
         with self._store.write() as records:
-            so_far = _Batch(records)
+            so_far = _read(records, named)
             for message, now in batch:
                 self._apply(so_far, message, now)
-            records.events.add(so_far.events)
-            for device, at in so_far.seen.items():
-                records.presence.saw(device, at)
+            _write(records, so_far)
         unborn = frozenset(so_far.unborn - so_far.born)
         return Written(unborn, frozenset(so_far.born), so_far.changed)
 
     def _apply(self, so_far: _Batch, message: Message, now: datetime) -> None:
         origin = topics.parse_up(message.topic)
-        if origin is None or so_far.records.devices.get(origin.device) is None:
+        if origin is None or origin.device not in so_far.devices:
             self._scold(message.topic, Code.NOT_FOUND, "nobody enrolled")
             return
         try:
@@ -91,7 +95,7 @@ class Writer:
         now: datetime,
     ) -> None:
         device = origin.device
-        before = so_far.records.presence.get(device)
+        before = so_far.presence.get(device)
         match origin.leaf:
             case topics.UP_STATE:
                 state = SessionState.decode(message.payload)
@@ -130,7 +134,8 @@ class Writer:
         if state.online and heard is not Heard.STALE:
             so_far.born.add(device)
         if presence != before:
-            so_far.records.presence.put([presence])
+            so_far.presence[device] = presence
+            so_far.changed_presence.add(device)
             so_far.changed = True
 
     def _reported(
@@ -141,22 +146,21 @@ class Writer:
         new: Reported,
         now: datetime,
     ) -> None:
-        enrolled = so_far.records.devices.get(device)
-        if new.device != device or (
-            enrolled is not None and new.device_class != enrolled.device_class
-        ):
+        enrolled = so_far.devices[device]
+        if (new.device, new.device_class) != (device, enrolled.device_class):
             raise RejectedError(
                 Code.WRONG_CLASS if new.device == device else Code.WRONG_DEVICE,
                 f"{device} says it is {new.device} of class {new.device_class}",
             )
-        known = so_far.records.reports.get(device)
+        known = so_far.reports.get(device)
         last = known.reported if known else None
         session = before.boot if before else None
         if last is not None and not fresh(last.boot, last.step, session, new):
             return
         same = known is not None and last is not None and _same(last.update, new.update)
         settled = known.settled_at if known is not None and same else now
-        so_far.records.reports.put(Report(new, now, settled))
+        so_far.reports[device] = Report(new, now, settled)
+        so_far.changed_reports.add(device)
         so_far.changed = True
 
     def _scold(self, topic: str, code: Code, detail: str) -> None:
@@ -166,6 +170,21 @@ class Writer:
         _log.log(
             level, "event=message_refused topic=%s code=%s %s", topic, code, detail
         )
+
+
+def _read(records: Records, ids: set[str]) -> _Batch:
+    return _Batch(
+        records.devices.some(ids),
+        records.presence.some(ids),
+        records.reports.some(ids),
+    )
+
+
+def _write(records: Records, batch: _Batch) -> None:
+    records.presence.put(batch.presence[it] for it in batch.changed_presence)
+    records.reports.put(batch.reports[it] for it in batch.changed_reports)
+    records.events.add(batch.events)
+    records.presence.saw(batch.seen)
 
 
 def _same(old: LastUpdate | None, new: LastUpdate | None) -> bool:

@@ -8,7 +8,7 @@ only after the commit. A window that was stored before is acknowledged again.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -86,11 +86,11 @@ class Ingest:
         """
         decoded = [it for message in batch if (it := self._decode(message))]
         with self._store.write() as records:
-            known = {device.id for device in records.devices.all()}
+            known = records.devices.some({it.device for it, _ in decoded}).keys()
             kept = [it for it in decoded if it[0].device in known]
             stored = records.windows.add(kept)
-            for device in {it.device for it, _ in kept}:
-                records.presence.saw(device, self._clock.now())
+            now = self._clock.now()
+            records.presence.saw({it.device: now for it, _ in kept})
         self._count(decoded, kept, stored, known)
         acks: dict[tuple[str, int], list[int]] = defaultdict(list)
         for item, _ in kept:
@@ -143,12 +143,12 @@ class Ingest:
         decoded: Sequence[tuple[StoredWindow, bytes]],
         kept: Sequence[object],
         stored: int,
-        known: set[str],
+        known: Collection[str],
     ) -> None:
         self.counts.stored += stored
         self.counts.repeated += len(kept) - stored
         self.counts.unknown += len(decoded) - len(kept)
-        for device in {it.device for it, _ in decoded} - known:
+        for device in {it.device for it, _ in decoded}.difference(known):
             self._scold(device, Code.NOT_FOUND, "nobody enrolled it")
 
     def _scold(self, device: str, code: Code, detail: str) -> None:

@@ -1,11 +1,11 @@
 """Devices, their presence and what they reported, as rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from quarterdeck_controller.store.records import (
@@ -41,6 +41,11 @@ class DeviceTable:
         ).one_or_none()
         return None if row is None else _device(row)
 
+    def some(self, ids: Collection[str]) -> dict[str, Device]:
+        """Return those of ``ids`` that there are, at most a few thousand."""
+        rows = self.connection.execute(select(devices).where(devices.c.id.in_(ids)))
+        return {row.id: _device(row) for row in rows}
+
     def all(self) -> tuple[Device, ...]:
         """Return every device, by id."""
         rows = self.connection.execute(select(devices).order_by(devices.c.id))
@@ -67,6 +72,13 @@ class PresenceTable:
         ).one_or_none()
         return None if row is None else Presence(**row._asdict())
 
+    def some(self, ids: Collection[str]) -> dict[str, Presence]:
+        """Return the presence of those of ``ids`` that were ever heard."""
+        rows = self.connection.execute(
+            select(presence).where(presence.c.device.in_(ids))
+        )
+        return {row.device: Presence(**row._asdict()) for row in rows}
+
     def all(self) -> dict[str, Presence]:
         """Return every presence, by device."""
         rows = self.connection.execute(select(presence))
@@ -82,13 +94,16 @@ class PresenceTable:
                 statement.on_conflict_do_update(["device"], set_=columns), values
             )
 
-    def saw(self, device: str, at: datetime) -> None:
-        """Note that ``device`` was heard at ``at``."""
-        self.connection.execute(
-            update(presence)
-            .where(presence.c.device == device, presence.c.last_seen < at)
-            .values(last_seen=at)
-        )
+    def saw(self, heard: Mapping[str, datetime]) -> None:
+        """Note when each device was last heard."""
+        if heard:
+            self.connection.execute(
+                update(presence)
+                .where(presence.c.device == bindparam("heard"))
+                .where(presence.c.last_seen < bindparam("at"))
+                .values(last_seen=bindparam("at")),
+                [{"heard": device, "at": at} for device, at in heard.items()],
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +135,32 @@ class ReportTable:
         rows = self.connection.execute(select(reported.c.device, reported.c.body))
         return {row.device: Reported.decode(row.body) for row in rows}
 
-    def put(self, report: Report) -> None:
-        """Keep ``report`` in place of the one before."""
-        values = _report_values(report)
-        statement = insert(reported).values(values)
-        self.connection.execute(
-            statement.on_conflict_do_update(["device"], set_=values)
+    def some(self, ids: Collection[str]) -> dict[str, Report]:
+        """Return the reports of those of ``ids`` that have one."""
+        rows = self.connection.execute(
+            select(
+                reported.c.device,
+                reported.c.body,
+                reported.c.received_at,
+                reported.c.settled_at,
+            ).where(reported.c.device.in_(ids))
         )
+        return {
+            row.device: Report(
+                Reported.decode(row.body), row.received_at, row.settled_at
+            )
+            for row in rows
+        }
+
+    def put(self, reports: Iterable[Report]) -> None:
+        """Keep each report in place of the one before."""
+        values = [_report_values(report) for report in reports]
+        if values:
+            statement = insert(reported)
+            columns = {c.name: c for c in statement.excluded if c.name != "device"}
+            self.connection.execute(
+                statement.on_conflict_do_update(["device"], set_=columns), values
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """Rollouts, what they touched, assignments and decisions, as rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from quarterdeck_controller.store.records import (
@@ -90,12 +90,15 @@ class AssignmentTable:
 
     connection: Connection
 
-    def next_sequence(self, device: str) -> int:
-        """Return the number that the next assignment of ``device`` carries."""
-        query = select(func.max(assignments.c.sequence)).where(
-            assignments.c.device == device
+    def sequences(self, ids: Collection[str]) -> dict[str, int]:
+        """Return the newest sequence of those of ``ids`` that were ever assigned."""
+        newest = func.max(assignments.c.sequence).label("newest")
+        rows = self.connection.execute(
+            select(assignments.c.device, newest)
+            .where(assignments.c.device.in_(ids))
+            .group_by(assignments.c.device)
         )
-        return (self.connection.execute(query).scalar() or 0) + 1
+        return {row.device: row.newest for row in rows}
 
     def add(self, assigned: Sequence[Assigned]) -> None:
         """Record what was signed."""
@@ -131,12 +134,14 @@ class AssignmentTable:
 
     def mark_published(self, published: Iterable[Assigned]) -> None:
         """Note that the broker has these."""
-        for item in published:
+        values = [{"of": it.device, "number": it.sequence} for it in published]
+        if values:
             self.connection.execute(
                 update(assignments)
-                .where(assignments.c.device == item.device)
-                .where(assignments.c.sequence == item.sequence)
-                .values(published=True)
+                .where(assignments.c.device == bindparam("of"))
+                .where(assignments.c.sequence == bindparam("number"))
+                .values(published=True),
+                values,
             )
 
     def mark_all_unpublished(self) -> None:
