@@ -207,7 +207,7 @@ class Agent:
 
     def _tell(self, name: str, record: Record, code: Code | None, why: str) -> None:
         self._events += 1
-        work = record.work
+        named = record.work or record.update
         event = StepEvent(
             boot=self._boot,
             number=self._events,
@@ -215,7 +215,7 @@ class Agent:
             event=name,
             state=record.state.value,
             sequence=record.sequence,
-            digest=work.digest if work is not None else None,
+            digest=named.digest if named is not None else None,
             code=code,
             detail=why[:300],
         )

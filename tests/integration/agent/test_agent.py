@@ -1,0 +1,241 @@
+"""Whole agents as processes, over a real broker, with signed releases."""
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_shared import topics
+from quarterdeck_shared.clock import SystemClock
+from quarterdeck_shared.codes import Code
+from tests.support.brokers import until
+from tests.support.site import (
+    CLASS,
+    Site,
+    alive,
+    command,
+    running_site,
+    status,
+    stop,
+    until_status,
+)
+
+DEVICE = "cam-1"
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with running_site(tmp_path) as site:
+        yield site
+
+
+async def committed(site: Site, version: int = 1) -> Path:
+    """Return the bundle of a device that runs a version, its agent being up."""
+    bundle = await site.enrol(DEVICE)
+    site.start(bundle)
+    await site.assign(DEVICE, site.release(version), 1)
+    await site.until_outcome(DEVICE, 1, "committed")
+    return bundle
+
+
+async def test_an_assigned_model_is_fetched_proven_run_and_reported(
+    site: Site,
+) -> None:
+    bundle = await committed(site)
+    seen = site.seen[DEVICE]
+    await until(lambda: any(w.label_ok for w in seen.windows), "a window with labels")
+
+    shown = await until_status(
+        bundle, lambda s: not s["windows_waiting"], "acknowledged windows"
+    )
+
+    reported = seen.reported[-1]
+    assert reported.active is not None
+    assert reported.active.release == "model@1"
+    assert reported.update is not None
+    assert reported.update.received_bytes == (
+        site.catalog.release("model@1").variants[CLASS].index.length
+    )
+    assert [event.event for event in seen.events if event.sequence == 1] == [
+        "assigned",
+        "fetched",
+        "proved",
+        "passed",
+    ]
+    assert seen.states[-1].online
+    assert shown["serving"]
+    assert shown["connected"]
+    window = max(seen.windows, key=lambda w: w.requests)
+    assert window.label_ok == window.label_total == window.requests > 0
+
+
+async def test_a_model_that_is_wrong_is_rolled_back_and_quarantined(
+    site: Site,
+) -> None:
+    bundle = await committed(site)
+    bad = site.release(2, weight=1.0)
+
+    await site.assign(DEVICE, bad, 2)
+    await site.until_outcome(DEVICE, 2, "rolled_back")
+
+    reported = site.seen[DEVICE].reported[-1]
+    assert reported.active is not None
+    assert reported.active.release == "model@1"
+    assert reported.update is not None
+    assert reported.update.code is Code.GOLDEN_FAILED
+    assert [q.code for q in reported.quarantine] == [Code.GOLDEN_FAILED]
+    assert status(bundle)["serving"]
+    await site.assign(DEVICE, bad, 3)
+    await site.until_outcome(DEVICE, 3, "refused")
+    update = site.seen[DEVICE].reported[-1].update
+    assert update is not None
+    assert update.code is Code.QUARANTINED
+
+
+async def test_going_back_to_the_previous_release_downloads_nothing(
+    site: Site,
+) -> None:
+    await committed(site)
+    await site.assign(DEVICE, site.release(2), 2)
+    await site.until_outcome(DEVICE, 2, "committed")
+
+    await site.assign(DEVICE, site.catalog.release("model@1"), 3)
+    await site.until_outcome(DEVICE, 3, "committed")
+
+    reported = site.seen[DEVICE].reported[-1]
+    assert reported.active is not None
+    assert reported.active.release == "model@1"
+    assert reported.update is not None
+    assert reported.update.received_bytes == 0
+
+
+async def test_it_serves_what_it_has_when_it_starts_without_a_broker(
+    site: Site,
+) -> None:
+    bundle = await committed(site)
+    assert await stop(site.agents[0]) == 0
+    await site.broker.stop()
+
+    agent = site.start(bundle)
+    shown = await until_status(
+        bundle, lambda s: s.get("serving") and s.get("broker"), "serving offline"
+    )
+    kept = await until_status(
+        bundle, lambda s: int(str(s["windows_waiting"])) > 1, "windows on disk"
+    )
+
+    assert not shown["connected"]
+    assert kept["running"]
+    assert isinstance(shown["broker"], dict)
+    assert shown["broker"]["code"] == "broker_unreachable"
+    await site.broker.start()
+    await until_status(
+        bundle, lambda s: s["connected"] and s["windows_waiting"] == 0, "all sent"
+    )
+    assert agent.poll() is None
+
+
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGINT"])
+async def test_it_stops_cleanly_and_leaves_nothing_running(
+    site: Site, signal_name: str
+) -> None:
+    bundle = await committed(site)
+    workers = status(bundle)["worker_pids"]
+    assert isinstance(workers, list)
+    assert all(alive(pid) for pid in workers)
+    began = asyncio.get_running_loop().time()
+
+    site.agents[0].send_signal(getattr(signal, signal_name))
+    code = await asyncio.to_thread(site.agents[0].wait, 10)
+
+    assert code == 0
+    assert asyncio.get_running_loop().time() - began < 5
+    assert workers
+    assert not any(alive(pid) for pid in workers)
+    await until(lambda: not site.seen[DEVICE].states[-1].online, "the goodbye")
+
+
+async def test_killed_it_leaves_no_worker_and_goes_on_after_a_start(
+    site: Site,
+) -> None:
+    bundle = await committed(site)
+    workers = status(bundle)["worker_pids"]
+    assert isinstance(workers, list)
+
+    site.agents[0].kill()
+    site.agents[0].wait()
+    await until(lambda: not any(alive(pid) for pid in workers), "the worker's end")
+    site.start(bundle)
+    shown = await until_status(bundle, lambda s: s.get("serving"), "serving again")
+
+    assert isinstance(shown["active"], dict)
+    assert shown["active"]["release"] == "model@1"
+
+
+async def test_a_second_agent_on_one_state_folder_is_told_who_holds_it(
+    site: Site,
+) -> None:
+    bundle = await committed(site)
+
+    second = await asyncio.to_thread(
+        subprocess.run, command(bundle, "run"), capture_output=True, check=False
+    )
+
+    assert second.returncode == 1
+    assert b"duplicate_identity" in second.stderr
+    assert str(site.agents[0].pid).encode() in second.stderr
+    assert site.agents[0].poll() is None
+
+
+async def test_an_assignment_that_nobody_signed_changes_nothing(site: Site) -> None:
+    bundle = await committed(site)
+    topic = topics.down(DEVICE, topics.DOWN_ASSIGNMENT)
+    await site.bus.publish(topic, b'{"payload": "junk"}', retain=True)
+    await until(
+        lambda: any(e.event == "refused" for e in site.seen[DEVICE].events),
+        "the refusal",
+    )
+
+    shown = await until_status(bundle, lambda s: s.get("refused"), "the refusal")
+
+    assert site.seen[DEVICE].outcome(1) == "committed"
+    assert isinstance(shown["refused"], dict)
+    assert shown["refused"]["code"] == "malformed"
+
+
+async def test_an_expired_certificate_is_said_at_the_start(site: Site) -> None:
+    bundle = await site.enrol(DEVICE)
+    authority = Authority.open(site.home.authority, SystemClock())
+    identity = authority.issue_device(DEVICE, CLASS, days=1e-6)
+    for name in ("certificate.pem", "key.pem"):
+        (bundle / name).unlink()
+    identity.write(bundle / "certificate.pem", bundle / "key.pem")
+    await asyncio.sleep(1.1)  # a certificate counts in whole seconds
+
+    done = await asyncio.to_thread(
+        subprocess.run, command(bundle, "run"), capture_output=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert b"certificate_invalid" in done.stderr
+    assert b"expired" in done.stderr
+    assert done.stderr.count(b"\n") == 2
+
+
+@pytest.mark.parametrize("missing", ["key.pem", "root.json", "agent.toml"])
+async def test_a_missing_file_is_one_clear_message(site: Site, missing: str) -> None:
+    bundle = await site.enrol(DEVICE)
+    (bundle / missing).unlink()
+
+    done = await asyncio.to_thread(
+        subprocess.run, command(bundle, "run"), capture_output=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert missing.encode() in done.stderr
+    assert b"settings_invalid" in done.stderr
+    assert b"Traceback" not in done.stderr
