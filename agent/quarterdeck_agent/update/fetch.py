@@ -29,7 +29,7 @@ STALL_S = 30.0
 CREDIT_BYTES = 2 << 20
 """What may be on its way: enough for 16 MB/s at 100 ms, small beside any device."""
 
-REPORT_S = 1.0
+REPORT_S = 0.5
 """A device that receives reports this often, however slowly it receives."""
 
 SETTLE_S = 0.1

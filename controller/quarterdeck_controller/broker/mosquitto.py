@@ -73,13 +73,14 @@ def permissions(devices: Sequence[Grant]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def find_program() -> Path:
-    """Return the mosquitto of the system.
+def find_program(search: str | None = None) -> Path:
+    """Return the mosquitto of the system, or in the folders that ``search`` lists.
 
     Raises:
         RejectedError: ``BROKER_MISSING``, with the command that installs it.
     """
-    found = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    usual = os.environ.get("PATH", "") + ":/usr/sbin"  # not in everybody's PATH
+    found = shutil.which("mosquitto", path=usual if search is None else search)
     if found is None:
         detail = "mosquitto was not found; install it: sudo apt-get install mosquitto"
         raise RejectedError(Code.BROKER_MISSING, detail)

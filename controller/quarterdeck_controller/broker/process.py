@@ -51,6 +51,11 @@ class Command:
         """Where the process is written down."""
         return self.folder / "broker.pid"
 
+    @property
+    def output(self) -> Path:
+        """What it printed: complaints from before it opened its log."""
+        return self.folder / "broker.out"
+
 
 class BrokerProcess:
     """At most one running process of one ``Command``."""
@@ -73,13 +78,14 @@ class BrokerProcess:
         self._command.log.unlink(missing_ok=True)
         # a session of its own: Ctrl-C must reach the controller only, which still
         # says goodbye through the broker before it stops it
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command.arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with self._command.output.open("wb") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command.arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         write_durable(self._command.pid_file, f"{self._process.pid}\n".encode())
         try:
             await self._ready(self._process)
@@ -130,8 +136,11 @@ class BrokerProcess:
 
     def _failure(self, what: str) -> RejectedError:
         program = Path(self._command.arguments[0]).name
+        last = _end_of(self._command.log) + _end_of(self._command.output)
+        said = "\n".join([f"the end of {self._command.log}:", *last[-_LOG_LINES:]])
         return RejectedError(
-            Code.BROKER_FAILED, f"{program} {what}; {_log_end(self._command.log)}"
+            Code.BROKER_FAILED,
+            f"{program} {what}; {said if last else 'it said nothing'}",
         )
 
 
@@ -211,11 +220,10 @@ def _check_port(endpoint: Endpoint) -> None:
             ) from error
 
 
-def _log_end(log: Path) -> str:
+def _end_of(log: Path) -> list[str]:
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _LOG_BYTES))
-            text = file.read().decode("utf-8", "replace")
+            return file.read().decode("utf-8", "replace").splitlines()
     except OSError:
-        return f"it wrote no log ({log})"
-    return "\n".join(["the end of " + str(log) + ":", *text.splitlines()[-_LOG_LINES:]])
+        return []

@@ -18,7 +18,7 @@ from enum import Enum
 COALESCE_S = 0.1
 """How long the first device of a wave waits for the others to join."""
 
-LOSS_S = 1.5
+LOSS_S = 1.0
 """A device that reports no progress for this long has lost what was on its way, until
 it shows that it was only slow: then it is given twice the time."""
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -58,13 +59,13 @@ def build(
 
 
 def run(
-    model: Model | bytes, inputs: dict[str, Array], folder: Path, **options: object
+    model: Model | bytes, inputs: dict[str, Array], folder: Path, **options: Any
 ) -> Optimization:
     path = folder / "model.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     samples = Samples(inputs)
     profile = load_profile(str(lenient_profile("gateway-x86-vnni", folder)))
-    return optimize(path, Data(samples, samples), profile, options=Options(**options))  # type: ignore[arg-type]  # a test's own
+    return optimize(path, Data(samples, samples), profile, options=Options(**options))
 
 
 def features(count: int = 40, *shape: int) -> dict[str, Array]:
@@ -317,6 +318,32 @@ def test_integer_inputs_and_several_of_them_are_fed_by_name(tmp_path: Path) -> N
     result = run(model, inputs, tmp_path)
 
     assert result.model is not None
+
+
+def test_the_judged_output_comes_first_in_the_variant(tmp_path: Path) -> None:
+    model = build(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["p"]),
+            helper.make_node("ArgMax", ["p"], ["y"], axis=1),
+        ],
+        [weight("w", 8, 64)],
+        gives=TensorProto.INT64,
+    )
+    scores = helper.make_tensor_value_info("p", TensorProto.FLOAT, ["n", 64])
+    model.graph.output.append(scores)
+
+    result = run(model, features(), tmp_path)
+
+    assert result.model is not None
+    made = onnx.load_model_from_string(result.model)
+    assert [value.name for value in made.graph.output] == ["p", "y"]
+
+
+def test_samples_that_calibrate_and_judge_are_noted(tmp_path: Path) -> None:
+    result = run(fixed_to_one(), features(), tmp_path, recipes=("fp16",))
+
+    told = "40 of 40 calibration samples are in the evaluation data too"
+    assert any(told in note for note in result.evaluation.notes)
 
 
 def test_an_old_opset_is_converted_and_still_says_the_same(tmp_path: Path) -> None:
