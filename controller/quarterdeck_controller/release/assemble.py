@@ -74,9 +74,11 @@ def create_release(
             _check_same(existing, drafts)
             return existing
         indexes = [_index(draft, version, counter, chunk_bytes) for draft in drafts]
-        listing = Listing(release=counter, created=clock.now(), override=override or "")
+        listing = Listing(release=counter, created=clock.now())
+        beside = [_beside(listing, draft, override).model_dump(mode="json")
+                  for draft in drafts]  # fmt: skip
         with _stored(PartStore(home.parts), drafts):
-            repository.publish(indexes, listing.model_dump(mode="json"))
+            repository.publish(tuple(zip(indexes, beside, strict=True)))
     return catalog.release(release_id(name, version))
 
 
@@ -220,6 +222,11 @@ def _index(draft: Draft, version: int, counter: int, chunk_bytes: int) -> Index:
         labels=evaluation.labels,
         threads=evaluation.threads,
     )
+
+
+def _beside(listing: Listing, draft: Draft, override: str | None) -> Listing:
+    refused = draft.evaluation.decision == "refused"
+    return listing.model_copy(update={"override": override}) if refused else listing
 
 
 @contextmanager

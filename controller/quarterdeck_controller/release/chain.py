@@ -48,6 +48,11 @@ class Chain:
         }
         return {**top, **self.delegated}
 
+    def keyids(self, role: str) -> tuple[str, ...]:
+        """Return the ids of the keys that may sign for ``role``."""
+        delegator = self.targets if role in self.delegated else self.root
+        return tuple(delegator.get_delegated_role(role).keyids)
+
     def listed(self) -> Mapping[str, TargetFile]:
         """Return every target that a class role lists, by its path."""
         classes = (self.delegated[name] for name in self.delegated if role_class(name))

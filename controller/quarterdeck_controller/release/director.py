@@ -6,12 +6,14 @@ from securesystemslib.dsse import Envelope
 
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.keys import KeyFolder
+from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.roles import DIRECTOR
 from quarterdeck_shared.assignment import (
     MAX_ENVELOPE_BYTES,
     PAYLOAD_TYPE,
     Assignment,
 )
+from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 
@@ -21,11 +23,12 @@ class Director:
 
     Raises:
         RejectedError: ``NOT_ALLOWED`` when the key is not on this machine,
-            ``HOME_INVALID`` when it cannot be read.
+            ``HOME_INVALID`` when it cannot be read or devices do not know it.
     """
 
     def __init__(self, home: Home) -> None:
-        self._signers = KeyFolder(home.keys).signers(DIRECTOR)
+        known = Repository(home, SystemClock()).chain().keyids(DIRECTOR)
+        self._signers = KeyFolder(home.keys).signers(DIRECTOR, among=known)
 
     def sign(self, assignment: Assignment) -> bytes:
         """Return ``assignment`` in a signed DSSE envelope.

@@ -1,5 +1,6 @@
 """Signing keys in files: Ed25519, PKCS8 PEM, readable by the owner only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,12 +45,15 @@ class KeyFolder:
         here = [name for name in key_names(role) if self.file(name).is_file()]
         return len(here) >= threshold(role)
 
-    def signers(self, role: str) -> tuple[Signer, ...]:
+    def signers(
+        self, role: str, *, among: Sequence[str] | None = None
+    ) -> tuple[Signer, ...]:
         """Return as many signers as ``role`` needs.
 
         Raises:
             RejectedError: ``NOT_ALLOWED`` when too few keys are here, and
-                ``HOME_INVALID`` when one cannot be read.
+                ``HOME_INVALID`` when one cannot be read or is not ``among`` the keys
+                that may sign for the role.
         """
         here = [name for name in key_names(role) if self.file(name).is_file()]
         need = threshold(role)
@@ -59,7 +63,15 @@ class KeyFolder:
                 f"signing for {role} needs {need} of the keys "
                 f"{', '.join(key_names(role))}; {len(here)} are in {self.path}",
             )
-        return tuple(self._signer(name) for name in here[:need])
+        signers = {name: self._signer(name) for name in here[:need]}
+        for name, signer in signers.items():
+            if among is not None and signer.public_key.keyid not in among:
+                raise RejectedError(
+                    Code.HOME_INVALID,
+                    f"{self.file(name)} holds the key {signer.public_key.keyid[:12]}, "
+                    f"{role} is signed by {', '.join(key[:12] for key in among)}",
+                )
+        return tuple(signers.values())
 
     def _signer(self, name: str) -> Signer:
         try:

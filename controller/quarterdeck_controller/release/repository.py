@@ -140,20 +140,21 @@ class Repository:
         return (self._folder / f"{version}.root.json").read_bytes()
 
     def publish(
-        self, indexes: Sequence[Index], custom: Mapping[str, str | int]
+        self, listed: Sequence[tuple[Index, Mapping[str, str | int]]]
     ) -> tuple[Target, ...]:
-        """List all ``indexes`` in their class roles, in one step that all see or none.
+        """List indexes in their class roles, in one step that all see or none.
 
-        The caller holds ``exclusive``. ``custom`` is signed with each of them.
+        The caller holds ``exclusive``. What is beside each index is signed with it.
 
         Raises:
             RejectedError: ``TOO_LARGE`` for an index, ``NOT_FOUND`` for a class without
-                a role, ``NOT_ALLOWED`` when a key is not here.
+                a role, ``NOT_ALLOWED`` when a key is not here, ``HOME_INVALID`` when
+                it is not the role's.
         """
         chain, now = self.chain(), self._clock.now()
         changed: dict[str, Targets] = {}
-        targets = []
-        for index in indexes:
+        targets, files = [], []
+        for index, custom in listed:
             name = class_role(index.device_class)
             if name not in chain.delegated:
                 raise RejectedError(
@@ -163,8 +164,11 @@ class Repository:
             target = _target(index, data)
             role = changed.setdefault(name, _next(chain.delegated[name], name, now))
             role.targets[target.path] = _listing(target, custom)
-            self._put_index(target, data)
             targets.append(target)
+            files.append((target, data))
+        self._check_keys(chain, (*changed, SNAPSHOT, TIMESTAMP))
+        for target, data in files:
+            self._put_index(target, data)
         self._commit(changed, *_next_online(chain, now))
         return tuple(targets)
 
@@ -180,9 +184,15 @@ class Repository:
             chain = self.chain()
             roles = due(chain, now)
             able = tuple(role for role in roles if self._keys.holds(role))
+            self._check_keys(chain, able)
             self._renew(chain, able, now)
             waiting = tuple(role for role in roles if role not in able)
             return Renewal(able, waiting)
+
+    def _check_keys(self, chain: Chain, roles: Sequence[str]) -> None:
+        # Before anything is written: what a foreign key signed would lock devices out.
+        for role in roles:
+            self._keys.signers(role, among=chain.keyids(role))
 
     def _renew(self, chain: Chain, roles: Sequence[str], now: datetime) -> None:
         if ROOT in roles:

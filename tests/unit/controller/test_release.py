@@ -17,6 +17,7 @@ from onnx import helper
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog, Release
+from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
@@ -157,8 +158,11 @@ def test_a_refused_variant_needs_a_reason_which_is_signed_with_it(
         release(home, variants)
     assert refusal.value.code is Code.BUDGET_MISSED
 
+    write_variants(variants, classes=["cam"])
     made = release(home, variants, override="a test of the gate")
 
+    assert made.variants["cam"].override == ""
+    assert made.variants["gateway"].override == "a test of the gate"
     assert made.override == "a test of the gate"
     assert Catalog(home).release("model@1").override == "a test of the gate"
     with pytest.raises(RejectedError):
@@ -299,17 +303,13 @@ def test_without_the_class_key_nothing_is_signed_and_nothing_stays(
     home: Home, variants: Path
 ) -> None:
     (home.keys / "class-gateway.pem").unlink()
-    before = files(home).keys() | set()
+    before = files(home)
 
     with pytest.raises(RejectedError, match=r"class-gateway needs 1") as refusal:
         release(home, variants)
 
     assert refusal.value.code is Code.NOT_ALLOWED
-    assert not list(home.parts.iterdir())
-    assert Catalog(home).releases() == ()
-    assert {name for name in before if name.startswith("repository/1.")} <= files(
-        home
-    ).keys()
+    assert files(home) == before
 
 
 @pytest.mark.parametrize("survived", range(4))
@@ -326,7 +326,7 @@ def test_a_publication_interrupted_after_any_write_leaves_the_old_state_in_force
 
     interrupted = Repository(home, ManualClock(), write=write)
     with pytest.raises(OSError, match="power"), interrupted.exclusive():
-        interrupted.publish([make_index()], listing())
+        interrupted.publish([(make_index(), listing())])
 
     assert versions(home) == old
     assert Catalog(home).releases() == ()
@@ -349,7 +349,7 @@ def write(path, data):
 home = Home.open(Path(sys.argv[1]))
 changing = repository.Repository(home, ManualClock(), write=write)
 with changing.exclusive():
-    changing.publish([make_index()], listing())
+    changing.publish([(make_index(), listing())])
 """
 
 
@@ -381,6 +381,26 @@ def test_two_processes_do_not_publish_at_once(home: Home, variants: Path) -> Non
 
     assert refusal.value.code is Code.CONFLICT
     assert release(home, variants).counter == 1
+
+
+@pytest.mark.parametrize("role", ["class-cam", "snapshot", "timestamp"])
+def test_a_foreign_key_signs_nothing(home: Home, variants: Path, role: str) -> None:
+    (home.keys / f"{role}.pem").write_bytes((home.keys / "targets.pem").read_bytes())
+    before = files(home)
+
+    with pytest.raises(RejectedError, match=f"{role} is signed by") as refusal:
+        release(home, variants)
+
+    assert refusal.value.code is Code.HOME_INVALID
+    assert files(home) == before
+
+
+def test_a_director_whom_no_device_knows_signs_nothing(home: Home) -> None:
+    key = (home.keys / "targets.pem").read_bytes()
+    (home.keys / "director.pem").write_bytes(key)
+
+    with pytest.raises(RejectedError, match="director is signed by"):
+        Director(home)
 
 
 def test_only_files_of_the_repository_are_served(home: Home) -> None:
