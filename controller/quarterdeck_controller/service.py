@@ -35,6 +35,9 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 
 CONNECT_TIMEOUT_S = 15.0
+RESTART_WAITS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+"""Between attempts to start our broker again; after the last one we give up."""
+
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +50,7 @@ async def serve(
 
     Raises:
         QuarterdeckError: The home is in use, the broker does not start, or does not
-            let us in; later, that the broker of our own has ended.
+            let us in; later, that our broker ended and cannot be started again.
     """
     settings = home.settings()
     with _only_one(home), Store.open(home.database) as store:
@@ -96,7 +99,7 @@ class Parts:
             for name, loop in loops.items():
                 group.create_task(loop, name=name)
             if self.broker is not None:
-                group.create_task(_watch(self.broker), name="broker")
+                group.create_task(_keep(self.broker), name="broker")
 
 
 def _assemble(
@@ -194,8 +197,25 @@ async def _broker(
         await broker.stop()
 
 
-async def _watch(broker: Broker) -> None:
-    raise await broker.ended()
+async def _keep(broker: Broker) -> None:
+    """Start the broker again whenever it ends; its sessions come back by themselves."""
+    while True:
+        error = await broker.ended()
+        log.warning("event=broker_ended code=%s: %s", error.code, error.detail)
+        await _start_again(broker)
+        log.info("event=broker_restarted: the broker accepts sessions again")
+
+
+async def _start_again(broker: Broker) -> None:
+    for wait_s in RESTART_WAITS_S:
+        try:
+            await broker.start()
+        except QuarterdeckError as error:
+            log.warning("event=broker_held code=%s: %s", error.code, error.detail)
+            await asyncio.sleep(wait_s)
+        else:
+            return
+    await broker.start()
 
 
 def _endpoint(home: Home, settings: Settings) -> Endpoint:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 from quarterdeck_controller.demo.intruder import Intruder
@@ -14,6 +15,7 @@ from quarterdeck_shared import topics
 from quarterdeck_shared.assignment import Assignment
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import TransientError
+from quarterdeck_shared.index import Index, digest
 
 Figures = Mapping[str, object]
 REFUSAL_TIMEOUT_S = 20.0
@@ -191,33 +193,29 @@ def refuse_tampered(stage: Stage) -> Seen:
 def resume_killed(stage: Stage) -> Seen:
     """Kill an agent in the middle of a download, and start it again."""
     stage.enrol({"late-2": "board-arm64"})
+    variant = stage.catalog.release(v(2)).variants["board-arm64"]
+    index, artifact = variant.index, variant.artifact
     with Intruder(stage.home) as watcher:
-        half = watcher.watch_download("late-2")
+        half = watcher.watch_chunks("board-arm64", artifact, index.chunk_count // 2)
         stage.start_agent("late-2")
         stage.wait_online(["late-2"])
         begun = stage.begin_rollout(v(2), "id=late-2", waves=("100%",))
-        seen = half(REFUSAL_TIMEOUT_S)
+        half(REFUSAL_TIMEOUT_S)
         stage.processes.kill("late-2")
-    stage.observer.mark("late-2 killed")
+    kept = _bytes_on_disk(index, stage.bundle("late-2") / "state/slots" / artifact)
+    stage.observer.mark("killed")
     stage.start_agent("late-2")
     rollout = stage.wait_ended(begun)
-    index = stage.catalog.release(v(2)).variants["board-arm64"].index
-    length = index.length
     received, twice = stage.received("late-2")
-    kept = sum(
-        chunk.length
-        for number, chunk in enumerate(index.chunk_list())
-        if number not in seen.missing
-    )
     return Seen(
         ok=rollout.state is RolloutState.PROMOTED
         and stage.observer.look().runs("late-2") == v(2)
-        and 0 < kept < length
-        and received <= length - kept,
-        sentence=f"killed with {kept:,} of {length:,} bytes on disk; fetched"
-        f" {received:,} more, {twice:,} twice, and runs {v(2)}",
+        and 0 < kept < index.length
+        and received == index.length - kept,
+        sentence=f"killed with {kept:,} of {index.length:,} bytes on disk; fetched the"
+        f" other {received:,} and {twice:,} twice, and runs {v(2)}",
         figures={
-            "artifact_bytes": length,
+            "artifact_bytes": index.length,
             "kept_bytes": kept,
             "fetched_after_restart": received,
             "fetched_twice": twice,
@@ -278,6 +276,16 @@ def _assigned(stage: Stage, device: str) -> Assigned:
         assigned = records.assignments.get(device)
     assert assigned is not None, f"{device} was assigned a release in an earlier act"
     return assigned
+
+
+def _bytes_on_disk(index: Index, folder: Path) -> int:
+    """Return how many bytes of whole, right chunks are in ``folder``."""
+    files = {part.name: (folder / part.name).read_bytes() for part in index.parts}
+    return sum(
+        chunk.length
+        for chunk in index.chunk_list()
+        if digest(files[chunk.part][chunk.offset :][: chunk.length]) == chunk.sha256
+    )
 
 
 def _ran(stage: Stage, device: str, release: str) -> bool:

@@ -8,7 +8,6 @@ import asyncio
 import secrets
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,18 +25,6 @@ FORGED = 24
 """Forged chunks in a row; more than the sixteen at which a device gives up."""
 
 MAX_CHUNKS = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Half:
-    """A download that was seen half done.
-
-    Attributes:
-        missing: Numbers of the chunks that were still missing.
-    """
-
-    artifact: str
-    missing: frozenset[int]
 
 
 class Intruder:
@@ -85,25 +72,26 @@ class Intruder:
 
         self._hear_needs(device, answer)
 
-    def watch_download(self, device: str) -> Callable[[float], Half]:
-        """Return what waits until ``device`` has some of its chunks, but not all."""
-        found = threading.Event()
-        seen: list[Half] = []
-        most = [0]
+    def watch_chunks(
+        self, device_class: str, artifact: str, count: int
+    ) -> Callable[[float], None]:
+        """Return what waits until ``count`` frames of ``artifact`` were broadcast."""
+        reached = threading.Event()
+        numbers: set[int] = set()
 
-        def look(need: Need) -> None:
-            missing = frozenset(from_bitmap(need.missing, MAX_CHUNKS))
-            most[0] = max(most[0], len(missing))
-            if 0 < len(missing) < most[0] and not seen:
-                seen.append(Half(need.artifact, missing))
-                found.set()
+        def count_one(message: Message) -> None:
+            numbers.add(ChunkFrame.decode(message.payload).number)
+            if len(numbers) >= count:
+                reached.set()
 
-        self._hear_needs(device, look)
+        topic = topics.chunks(device_class, artifact)
+        self._call(self._session.subscribe(topic, count_one, qos=0))
 
-        def wait(timeout_s: float) -> Half:
-            if not found.wait(timeout_s):
-                raise TransientError(Code.TIMED_OUT, f"{device} was not seen fetching")
-            return seen[0]
+        def wait(timeout_s: float) -> None:
+            if not reached.wait(timeout_s):
+                raise TransientError(
+                    Code.TIMED_OUT, f"{len(numbers)} of {count} chunks were broadcast"
+                )
 
         return wait
 
