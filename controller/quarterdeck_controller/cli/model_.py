@@ -3,7 +3,7 @@
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ from quarterdeck_controller.cli.output import (
 from quarterdeck_controller.optimize import trial
 from quarterdeck_controller.optimize.data import Data, load_samples
 from quarterdeck_controller.optimize.evaluate import Scored, evaluate_model
+from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.optimizer import Options, optimize_all
 from quarterdeck_controller.optimize.optimizer import Progress as Step
 from quarterdeck_controller.optimize.profile import load_profile, profile_names
@@ -97,12 +98,7 @@ def optimize(
         results = optimize_all(model, data, profiles, options=options, on_progress=show)
     folders = [write(one, out_folder, keep_refused=keep_refused) for one in results]
     evaluations = [result.evaluation for result in results]
-    if json:
-        print_json([one.model_dump(mode="json") for one in evaluations])
-    else:
-        out.print(report(evaluations))
-        for folder in folders:
-            out.print(str(folder), style="dim", markup=False)
+    _tell(evaluations, folders, json=json)
     if not all(result.accepted for result in results):
         raise typer.Exit(EXIT_REFUSED)
 
@@ -134,6 +130,17 @@ def evaluate(
         print_json(scored.model_dump(mode="json"))
         return
     print_table(("", ""), list(_result(scored)), title=model.name)
+
+
+def _tell(
+    evaluations: Sequence[Evaluation], folders: Sequence[Path], *, json: bool
+) -> None:
+    if json:
+        print_json([one.model_dump(mode="json") for one in evaluations])
+        return
+    out.print(report(evaluations))
+    for folder in folders:
+        out.print(str(folder), style="dim", markup=False)
 
 
 def _facts(source: Source) -> Iterator[tuple[str, str]]:

@@ -147,6 +147,15 @@ def digest(samples: Samples) -> str:
     return state.hexdigest()
 
 
+def row_digests(samples: Samples) -> set[bytes]:
+    """Return one digest per different sample, to find the same one elsewhere."""
+    rows = zip(*samples.inputs.values(), strict=True)
+    return {
+        hashlib.sha256(b"".join(part.tobytes() for part in row)).digest()
+        for row in rows
+    }
+
+
 def store(samples: Samples, folder: Path) -> None:
     """Write one ``.npy`` per input into ``folder``, numbered in the model's order.
 

@@ -7,6 +7,7 @@ Two classes that want the same recipe share one candidate: it is built once and 
 once for each number of threads.
 """
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -129,17 +130,32 @@ def optimize_all(
         RejectedError: As ``optimize``.
     """
     _check_options(options, profiles)
-    with tempfile.TemporaryDirectory(prefix="quarterdeck-") as folder:
-        sandbox = Sandbox(Path(folder) / "steps", options.bounds)
-        counter = _Counter(on_progress)
-        try:
-            source = trial.inspect(sandbox, model)
-            counter.say(f"{model.name}: {source.parameters:,} parameters")
-            ready = trial.get_ready(sandbox, Path(folder), model, source, data)
-            counter.say("prepared; still equal to the original")
-            return _try_all(_Run(sandbox, ready, options, profiles, counter))
-        finally:
-            sandbox.close()
+    counter = _Counter(on_progress)
+    try:
+        with tempfile.TemporaryDirectory(prefix="quarterdeck-") as folder:
+            sandbox = Sandbox(Path(folder) / "steps", options.bounds)
+            try:
+                ready = _get_ready(sandbox, Path(folder), model, data, counter)
+                return _try_all(_Run(sandbox, ready, options, profiles, counter))
+            finally:
+                sandbox.close()
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise RejectedError(
+            Code.DISK_FULL if full else Code.DISK_FAILED,
+            f"the work folder in {tempfile.gettempdir()} failed: {error.strerror}; "
+            "set TMPDIR to another disk",
+        ) from error
+
+
+def _get_ready(
+    sandbox: Sandbox, folder: Path, model: Path, data: Data, counter: "_Counter"
+) -> Ready:
+    source = trial.inspect(sandbox, model)
+    counter.say(f"{model.name}: {source.parameters:,} parameters")
+    ready = trial.get_ready(sandbox, folder, model, source, data)
+    counter.say("prepared; still equal to the original")
+    return ready
 
 
 Key = tuple[Recipe, int]

@@ -61,6 +61,7 @@ def build(request: BuildRequest) -> Built:
             Code.MODEL_INVALID,
             f"{request.recipe.name} finds nothing to quantize in this model",
         )
+    _give_first(made.graph, request.output)
     data = shrink(made).SerializeToString(deterministic=True)
     request.out.write_bytes(data)
     return Built(bytes=len(data), quantized=count, notes=notes)
@@ -128,6 +129,12 @@ def _half(request: BuildRequest) -> Made:
 BUILDERS: Mapping[Kind, Callable[[BuildRequest], Made]] = MappingProxyType(
     {"static": _static, "dynamic": _dynamic, "fp16": _half}
 )
+
+
+def _give_first(graph: onnx.GraphProto, output: str) -> None:
+    ordered = sorted(graph.output, key=lambda value: value.name != output)
+    del graph.output[:]
+    graph.output.extend(ordered)
 
 
 def _types(recipe: Recipe) -> tuple[QuantType, QuantType]:

@@ -86,13 +86,19 @@ class Prepared(Record):
 
 
 class BuildRequest(Record):
-    """Make a variant by a recipe."""
+    """Make a variant by a recipe.
+
+    Attributes:
+        output: The output that is judged; the variant gives it first, where devices
+            look for it.
+    """
 
     model: Path
     out: Path
     recipe: Recipe
     calibration: Path
     inputs: tuple[str, ...]
+    output: str
     batch: int
 
 

@@ -114,8 +114,20 @@ def get_ready(
         source=source,
         data=fitted,
         batch=prepared.batch,
-        notes=source.notes + prepared.notes,
+        notes=source.notes + prepared.notes + _shared(fitted),
     )
+
+
+def _shared(data: Data) -> tuple[str, ...]:
+    seen = samples_of.row_digests(data.evaluation)
+    count = sum(row in seen for row in samples_of.row_digests(data.calibration))
+    if not count:
+        return ()
+    told = (
+        f"{count} of {len(data.calibration)} calibration samples are in the evaluation "
+        "data too: the score is kinder than the field will be"
+    )
+    return (told,)
 
 
 def build(sandbox: Sandbox, ready: Ready, recipe: Recipe) -> Variant:
@@ -127,6 +139,7 @@ def build(sandbox: Sandbox, ready: Ready, recipe: Recipe) -> Variant:
         recipe=recipe,
         calibration=ready.folder / "calibration",
         inputs=ready.inputs,
+        output=ready.source.score_output,
         batch=ready.batch,
     )
     try:

@@ -4,6 +4,7 @@
 class only the latter, unless its files were asked for too.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -33,7 +34,7 @@ def write(result: Optimization, out: Path, *, keep_refused: bool = False) -> Pat
     try:
         _replace(target, files)
     except OSError as error:
-        full = error.errno in (28, 122)  # no space, quota
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RejectedError(
             Code.DISK_FULL if full else Code.DISK_FAILED,
             f"{target} could not be written: {error.strerror}",
