@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -209,6 +210,7 @@ async def is_heard(
     return b"device %d" % turn in heard
 
 
+@pytest.mark.mosquitto
 async def test_a_device_cannot_take_the_session_of_another_on_mosquitto(
     tmp_path: Path,
 ) -> None:
@@ -282,6 +284,30 @@ async def test_a_damaged_certificate_file_is_named(yard: RealYard) -> None:
 
     assert reason.code is Code.CERTIFICATE_INVALID
     assert f"{DEVICE}.pem" in reason.detail
+
+
+async def test_the_port_for_nats_own_clients_lets_nobody_in(tmp_path: Path) -> None:
+    yard = await real_yard("nats", tmp_path, (DEVICE,))
+    endpoint = yard.endpoint("controller", yard.authority.issue_controller())
+    port = nats_port(yard.folder / "broker" / "nats.log")
+    context = ssl.create_default_context(cafile=str(endpoint.ca))
+    context.load_cert_chain(endpoint.certificate, endpoint.key)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await reader.readline()
+    await writer.start_tls(context, server_hostname="127.0.0.1")
+
+    writer.write(b'CONNECT {"verbose":true,"tls_required":true}\r\nPING\r\n')
+
+    async with asyncio.timeout(10):
+        answer = await reader.readline()
+    assert b"Authorization Violation" in answer
+    writer.close()
+    await yard.end()
+
+
+def nats_port(log: Path) -> int:
+    line = next(it for it in log.read_text().splitlines() if "client connections" in it)
+    return int(line.rpartition(":")[2])
 
 
 async def test_two_clients_of_one_identity_are_told_so(yard: RealYard) -> None:

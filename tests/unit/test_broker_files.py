@@ -17,8 +17,10 @@ def test_nats_gives_a_device_its_own_topics_and_no_others() -> None:
     text = nats.configuration(FOLDER, SERVER, [Grant("d-1", "board")])
 
     controller, device = json.loads(text)["authorization"]["users"]
-    assert controller == {"user": "CN=controller"}
+    only = {"allowed_connection_types": ["MQTT"]}
+    assert controller == {"user": "CN=controller", **only}
     assert device == {
+        **only,
         "user": "CN=d-1,OU=board",
         "permissions": {
             "publish": ["qd.1.device.d-1.up.>", "qd.1.device.d-1.up"],

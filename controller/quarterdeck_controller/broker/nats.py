@@ -24,6 +24,7 @@ from quarterdeck_shared.transfer import MAX_FRAME_BYTES
 
 CONFIG = "nats.conf"
 LOG = "nats.log"
+_MQTT_ONLY = {"allowed_connection_types": ["MQTT"]}
 _HANDSHAKE_S = 10
 """NATS' own two seconds cut off handshakes when a whole fleet reconnects."""
 
@@ -37,8 +38,8 @@ def configuration(folder: Path, server: Endpoint, devices: Sequence[Grant]) -> s
     host = f"[{server.host}]" if ":" in server.host else server.host
     settings = {
         "server_name": "quarterdeck",
-        # the port for NATS' own clients cannot be switched off: loopback, a random
-        # number, and the same certificates and permissions as for MQTT
+        # the port for NATS' own clients cannot be switched off: it is on loopback,
+        # of a random number, asks for a certificate and lets nobody in
         "listen": "127.0.0.1:-1",
         "tls": tls,
         "mqtt": {"listen": f"{host}:{server.port}", "tls": tls},
@@ -49,7 +50,10 @@ def configuration(folder: Path, server: Endpoint, devices: Sequence[Grant]) -> s
         "logfile_max_num": 3,
         "authorization": {
             "timeout": _HANDSHAKE_S,
-            "users": [{"user": f"CN={CONTROLLER}"}, *map(_user, devices)],
+            "users": [
+                {"user": f"CN={CONTROLLER}", **_MQTT_ONLY},
+                *map(_user, devices),
+            ],
         },
     }
     return json.dumps(settings, indent=1) + "\n"
@@ -103,6 +107,7 @@ def _user(grant: Grant) -> dict[str, Any]:
     subscribe = topics.device_subscribes(grant.device, grant.device_class)
     return {
         "user": f"CN={grant.device},OU={grant.device_class}",
+        **_MQTT_ONLY,
         "permissions": {
             "publish": [subject for topic in publish for subject in subjects(topic)],
             "subscribe": [

@@ -9,6 +9,7 @@ from quarterdeck_controller.transfer.budget import Budget
 from quarterdeck_controller.transfer.carousel import Carousel, Want
 from quarterdeck_shared.bus.port import Bus
 from quarterdeck_shared.clock import Clock
+from quarterdeck_shared.errors import QuarterdeckError
 from quarterdeck_shared.transfer import ChunkFrame, Need
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ TURN_FRAMES = 8
 _REFUSED_S = 0.02
 """Wait when the bus took no frame: it is backed up or reconnecting."""
 
+_UNREADABLE_S = 5.0
 _UNKNOWN_REMEMBERED = 1000
 
 
@@ -95,11 +97,19 @@ class Publisher:
         while True:
             self._wake.clear()
             waits = [
-                await self._take_turn(artifact, carousel)
+                await self._try_turn(artifact, carousel)
                 for artifact, carousel in tuple(self._carousels.items())
             ]
             waiting = [wait_s for wait_s in waits if wait_s is not None]
             await self._sleep(min(waiting, default=None))
+
+    async def _try_turn(self, artifact: str, carousel: Carousel) -> float | None:
+        """Take a turn; chunks that cannot be read must not stop other artifacts."""
+        try:
+            return await self._take_turn(artifact, carousel)
+        except (OSError, QuarterdeckError) as error:
+            log.warning("event=chunk_unreadable artifact=%s: %s", artifact, error)
+            return _UNREADABLE_S
 
     async def _take_turn(self, artifact: str, carousel: Carousel) -> float | None:
         """Publish what is due of one artifact, and return when to look again."""
