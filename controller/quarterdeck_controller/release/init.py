@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.fleet.services import ensure_services
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.roles import (
@@ -22,8 +23,6 @@ from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import sync_folder, write_durable
 from quarterdeck_shared.errors import RejectedError
-
-_LOOPBACK = ("localhost", "127.0.0.1")
 
 
 def create_home(path: Path, settings: Settings, clock: Clock) -> Home:
@@ -51,12 +50,6 @@ def create_home(path: Path, settings: Settings, clock: Clock) -> Home:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return Home.open(path)
-
-
-def server_hosts(settings: Settings) -> tuple[str, ...]:
-    """Return the names and addresses that the broker's certificate must carry."""
-    host = settings.broker.host
-    return (host, *(name for name in _LOOPBACK if name != host))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +107,8 @@ def _fill(home: Home, settings: Settings, clock: Clock) -> None:
         folder.mkdir(mode=0o700)
     for folder in (home.repository, home.parts, home.logs):
         folder.mkdir()
-    authority = Authority.create(home.authority, settings.fleet, clock)
-    server = authority.issue_server(server_hosts(settings))
-    server.write(home.authority / "broker.pem", home.authority / "broker.key")
-    controller = authority.issue_controller()
-    controller.write(
-        home.authority / "controller.pem", home.authority / "controller.key"
-    )
+    Authority.create(home.authority, settings.fleet, clock)
+    ensure_services(home, settings, clock)
     Repository.create(home, settings.classes, clock)
     write_durable(home.settings_file, render(settings).encode())
 

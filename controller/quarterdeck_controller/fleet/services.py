@@ -1,0 +1,70 @@
+"""The certificates of the controller and its broker, kept valid and truthful."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.home import Home, Settings
+from quarterdeck_shared.clock import Clock
+
+_LOOPBACK = ("localhost", "127.0.0.1")
+
+
+def ensure_services(home: Home, settings: Settings, clock: Clock) -> tuple[str, ...]:
+    """Issue what is missing, near its end or not for the broker's host; name it.
+
+    Call it before the broker starts: a host that was changed in the settings, or a
+    year that has passed, would otherwise lock out every device.
+
+    Raises:
+        RejectedError: ``HOME_INVALID`` when the authority cannot be used,
+            ``NAME_INVALID`` when the host cannot be in a certificate.
+    """
+    folder, now = home.authority, clock.now()
+    authority, hosts = Authority.open(folder, clock), server_hosts(settings)
+    issued = []
+    if stale(_read(folder / "broker.pem"), hosts, now):
+        identity = authority.issue_server(hosts)
+        identity.write(folder / "broker.pem", folder / "broker.key")
+        issued.append("broker")
+    if stale(_read(folder / "controller.pem"), (), now):
+        identity = authority.issue_controller()
+        identity.write(folder / "controller.pem", folder / "controller.key")
+        issued.append("controller")
+    return tuple(issued)
+
+
+def server_hosts(settings: Settings) -> tuple[str, ...]:
+    """Return the names and addresses that the broker's certificate must carry."""
+    host = settings.broker.host
+    return (host, *(name for name in _LOOPBACK if name != host))
+
+
+def stale(pem: bytes | None, hosts: Sequence[str], now: datetime) -> bool:
+    """Return whether a certificate is unreadable, two thirds over, or lacks a host."""
+    try:
+        leaf = x509.load_pem_x509_certificate(pem or b"")
+    except ValueError:
+        return True
+    span = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    if now >= leaf.not_valid_before_utc + span * 2 / 3:
+        return True
+    return not set(hosts) <= _names(leaf)
+
+
+def _names(leaf: x509.Certificate) -> set[str]:
+    try:
+        extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return set()
+    return {str(name.value) for name in extension.value}
+
+
+def _read(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
