@@ -26,7 +26,7 @@ from quarterdeck_shared.assignment import Probation
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 
-AT_ONCE = 500
+AT_ONCE = 2000
 """Assignments signed in one transaction; the next plan asks for the rest."""
 
 

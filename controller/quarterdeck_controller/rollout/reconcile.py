@@ -24,7 +24,7 @@ from quarterdeck_shared.errors import QuarterdeckError
 
 TICK_S = 0.5
 REST = 3.0
-"""A round is followed by a rest of this many times its own length."""
+"""A round that moved nothing is followed by a rest of this many times its length."""
 
 Enrolled = Callable[[tuple[Device, ...]], Awaitable[None]]
 _log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Reconciler:
                 await self._look_for_devices()
                 if await asyncio.to_thread(self.round):
                     self._assignments.wake()
-                    self._wake.set()
+                    continue
             except QuarterdeckError as error:
                 _log.warning("event=round_failed code=%s %s", error.code, error)
             await self._rest(self._clock.monotonic() - began)
@@ -158,8 +158,8 @@ class Reconciler:
             return records.devices.all()
 
     async def _rest(self, spent_s: float) -> None:
-        # However many events wake it, planning never takes more than a quarter of
-        # one core's time.
+        # However many events wake it, looking in vain never takes more than a quarter
+        # of one core's time.
         await asyncio.sleep(min(spent_s * REST, 10.0))
         try:
             async with asyncio.timeout(self._tick_s):

@@ -9,6 +9,7 @@ from quarterdeck_controller.rollout.plan import preview
 from quarterdeck_controller.rollout.policy import Policy
 from quarterdeck_controller.rollout.view import Status
 from quarterdeck_controller.store.records import Rollout, RolloutState
+from quarterdeck_shared.clock import SystemClock
 from tests.support.rollouts import ARM, START, X86, World, idle, runs
 
 
@@ -373,3 +374,15 @@ def test_nothing_happens_while_a_rollout_rests(state: RolloutState) -> None:
     it.now = START + timedelta(days=9)
 
     assert it.plan().empty
+
+
+def test_a_plan_for_a_thousand_devices_takes_less_than_a_second() -> None:
+    it = world(1000, waves=("1%", "100%"))
+    clock = SystemClock()
+
+    began = clock.monotonic()
+    decided = it.plan()
+    spent = clock.monotonic() - began
+
+    assert len(decided.assign) == 10
+    assert spent < 1
