@@ -97,7 +97,8 @@ class Evaluation(Wire):
         agreement: Share of samples on which the variant agrees with the float model.
         drop_points: Percentage points of score below the float model.
         latency_known: ``estimated`` when this machine is only a stand-in for the
-            class.
+            class. Then the scores come from this machine's kernels too; the golden
+            vectors hold a device to them.
         golden: The thresholds that the device applies.
         golden_measured: What the variant reached here.
         labels: Names of the classes in the order of the scores; may be empty.

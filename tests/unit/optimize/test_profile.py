@@ -97,6 +97,13 @@ def test_a_machine_with_vnni_only_stands_in_for_a_class_without_it() -> None:
     assert not is_measured(load_profile("board-arm64"), vnni)
 
 
+def test_a_class_with_another_provider_is_never_measured_on_the_cpu() -> None:
+    profile = load_profile("gateway-x86-vnni")
+    other = profile.model_copy(update={"provider": "CUDAExecutionProvider"})
+
+    assert not is_measured(other, profile.isa)
+
+
 @pytest.mark.parametrize(
     ("machine", "text", "isa"),
     [
