@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.home import Home, Settings
@@ -26,11 +27,11 @@ def ensure_services(home: Home, settings: Settings, clock: Clock) -> tuple[str, 
     folder, now = home.authority, clock.now()
     authority, hosts = Authority.open(folder, clock), server_hosts(settings)
     issued = []
-    if stale(_read(folder / "broker.pem"), hosts, now):
+    if _is_stale(folder, "broker", hosts, now):
         identity = authority.issue_server(hosts)
         identity.write(folder / "broker.pem", folder / "broker.key")
         issued.append("broker")
-    if stale(_read(folder / "controller.pem"), (), now):
+    if _is_stale(folder, "controller", (), now):
         identity = authority.issue_controller()
         identity.write(folder / "controller.pem", folder / "controller.key")
         issued.append("controller")
@@ -53,6 +54,21 @@ def stale(pem: bytes | None, hosts: Sequence[str], now: datetime) -> bool:
     if now >= leaf.not_valid_before_utc + span * 2 / 3:
         return True
     return not set(hosts) <= _names(leaf)
+
+
+def _is_stale(folder: Path, name: str, hosts: Sequence[str], now: datetime) -> bool:
+    pem, key = _read(folder / f"{name}.pem"), _read(folder / f"{name}.key")
+    return stale(pem, hosts, now) or not _belongs(pem, key)
+
+
+def _belongs(pem: bytes | None, key: bytes | None) -> bool:
+    # A crash between the two files leaves a key of one identity beside another's.
+    leaf = x509.load_pem_x509_certificate(pem or b"")
+    try:
+        public = load_pem_private_key(key or b"", password=None).public_key()
+    except (ValueError, TypeError):
+        return False
+    return public == leaf.public_key()
 
 
 def _names(leaf: x509.Certificate) -> set[str]:

@@ -60,6 +60,20 @@ def test_a_missing_or_damaged_certificate_is_issued_again(
     assert ensure_services(home, home.settings(), clock) == ("controller",)
 
 
+@pytest.mark.parametrize("key", [b"", None, "broker.key"])
+def test_a_certificate_whose_key_is_not_beside_it_is_issued_again(
+    home: Home, clock: ManualClock, key: bytes | str | None
+) -> None:
+    file = home.authority / "controller.key"
+    file.unlink()
+    if key is not None:
+        other = key if isinstance(key, bytes) else (home.authority / key).read_bytes()
+        file.write_bytes(other)
+
+    assert ensure_services(home, home.settings(), clock) == ("controller",)
+    assert ensure_services(home, home.settings(), clock) == ()
+
+
 def test_loopback_is_always_named_and_never_twice() -> None:
     def hosts(host: str) -> tuple[str, ...]:
         broker = BrokerSettings(host=host)
