@@ -106,7 +106,7 @@ class Listener:
 
     async def _ask(self, devices: Iterable[str]) -> None:
         now = self._clock.monotonic()
-        for device in devices:
+        for device in tuple(devices):  # answers arrive while we ask
             if now < self._asked.get(device, now):
                 continue
             self._asked[device] = now + REBIRTH_EVERY_S
