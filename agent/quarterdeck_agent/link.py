@@ -52,6 +52,7 @@ class Link:
         self._on_news = on_news
         self._connection = 0
         self._born = False
+        self._leaving = False
         self._controller = SessionState(online=False, boot=0, connection=0)
         self._events: deque[StepEvent] = deque(maxlen=EVENTS)
         self._due = asyncio.Event()
@@ -101,6 +102,7 @@ class Link:
 
     async def stop(self) -> None:
         """Say goodbye, if there is somebody to say it to."""
+        self._leaving = True
         if not self._bus.connected:
             return
         with suppress(QuarterdeckError, TimeoutError):
@@ -142,6 +144,8 @@ class Link:
         self._on_news()
 
     def _on_disconnected(self) -> None:
+        if self._leaving:
+            return
         log.warning("the connection to the broker is lost: %s", self._bus.trouble)
 
     def _hear_assignment(self, message: Message) -> None:

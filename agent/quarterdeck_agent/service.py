@@ -32,7 +32,7 @@ from quarterdeck_shared.events import StepEvent
 from quarterdeck_shared.reported import LastUpdate, Reported
 
 STOP_S = 4.5
-_STATUS_S = 2.0
+_LOOK_S, _STATUS_S = 0.25, 2.0
 
 log = logging.getLogger(__name__)
 
@@ -230,13 +230,19 @@ class Agent:
             self._sender.wake()
 
     async def _keep_status(self) -> None:
-        waiting = None
+        """Write the status when it has changed, and every now and then."""
+        before: tuple[object, ...] = ()
+        written = self._clock.monotonic()
         while True:
-            self._save_status()
-            if self._machine.waiting != waiting:
-                waiting = self._machine.waiting
+            now = self._clock.monotonic()
+            seen = (self._bus.connected, self._server.serving, self._machine.waiting)
+            if seen != before or now - written >= _STATUS_S:
+                self._save_status()
+                written = now
+            if seen[2:] != before[2:]:
                 self._link.tell()
-            await asyncio.sleep(_STATUS_S)
+            before = seen
+            await asyncio.sleep(_LOOK_S)
 
     def _save_status(self) -> None:
         try:

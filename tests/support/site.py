@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import Grant
 from quarterdeck_controller.fleet.authority import Authority
@@ -69,7 +70,7 @@ class Site:
 
     folder: Path
     home: Home
-    broker: NatsBroker
+    broker: EmbeddedBroker
     bus: MqttBus
     catalog: Catalog
     acknowledge: bool = True

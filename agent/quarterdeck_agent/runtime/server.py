@@ -158,9 +158,9 @@ class Server:
         """Have ``artifact`` answer from now on. Safe to repeat.
 
         Returns once it answers; when it cannot be started now, after the first
-        attempt: ``run`` keeps trying.
+        attempt: ``run`` keeps trying, as it does whenever a worker has ended.
         """
-        if artifact == self._active and (self.serving or artifact is None):
+        if artifact == self._active:
             await self.discard()
             return
         session = await self._successor(artifact)
