@@ -55,6 +55,7 @@ def test_a_device_killed_before_any_rename_keeps_its_floor_and_goes_on(
     assert after.sequence in {1, 2}
     assert all(after.versions[k] >= v for k, v in before.versions.items())
     accepted = world.device().accept(envelope)
+    assert not list((world.state() / "metadata").glob("tmp*"))
     assert accepted.redelivery == (after.sequence == 2)
     world.serve_only(second)
     with pytest.raises(RejectedError) as refusal:

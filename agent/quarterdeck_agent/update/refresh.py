@@ -63,6 +63,8 @@ class Refreshed:
 
     def __init__(self, source: Source, now: datetime) -> None:
         source.cache.mkdir(parents=True, exist_ok=True)
+        for left_over in source.cache.glob("tmp*"):
+            left_over.unlink()  # of a write that a power cut interrupted
         self._updater = Updater(
             str(source.cache),
             metadata_base_url="/",

@@ -1,5 +1,6 @@
 """Make a fleet home: all of it, or nothing."""
 
+import glob
 import json
 import os
 import shutil
@@ -36,6 +37,7 @@ def create_home(path: Path, settings: Settings, clock: Clock) -> Home:
     """
     path = path.absolute()
     _refuse_existing(path)
+    _sweep(path)
     beside = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +102,14 @@ def _refuse_existing(path: Path) -> None:
         raise RejectedError(
             Code.CONFLICT, f"{path} exists and is not an empty folder; name another"
         )
+
+
+def _sweep(path: Path) -> None:
+    """Remove what an attempt that was killed has left: it holds private keys."""
+    for beside in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
+        process = beside.name.rpartition("-")[2]
+        if process.isdecimal() and not Path("/proc", process).exists():
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def _fill(home: Home, settings: Settings, clock: Clock) -> None:

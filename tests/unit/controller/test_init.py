@@ -108,6 +108,16 @@ def test_a_failure_in_the_middle_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_attempt_left_is_removed(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    (tmp_path / ".home.new-999999999" / "keys").mkdir(parents=True)
+
+    make_home(tmp_path / "home", clock)
+
+    assert [file.name for file in tmp_path.iterdir()] == ["home"]
+
+
 def test_a_place_that_cannot_be_written_is_named(
     tmp_path: Path, clock: ManualClock
 ) -> None:
