@@ -245,6 +245,25 @@ async def test_assignments_are_signed_anew_before_they_expire(yard: Yard) -> Non
     assert after.expires > before.expires
 
 
+async def test_a_withdrawn_assignment_is_taken_out_of_the_broker(yard: Yard) -> None:
+    yard.core.enrol("away")
+    yard.core.create("m@1", waves=("100%",))
+    await yard.begin()
+    yard.core.rounds()
+    yard.core.assignments.wake()
+    await yard.hear("away")
+    await until(lambda: yard.heard.get(topics.DOWN_ASSIGNMENT), "the assignment")
+
+    with yard.core.store.write() as records:
+        command(records, 1, Step.ROLL_BACK, "it is bad", yard.core.clock.now())
+    yard.core.rounds()
+    yard.core.assignments.wake()
+
+    await until(lambda: yard.heard[topics.DOWN_ASSIGNMENT][-1] == b"", "the withdrawal")
+    assert yard.core.rollout().state is RolloutState.ROLLED_BACK
+    assert yard.core.assigned_devices() == []
+
+
 def devices_of(core: Core) -> dict[str, FakeDevice]:
     with core.store.read() as records:
         return {
@@ -362,6 +381,33 @@ async def test_a_plan_on_an_older_revision_is_dropped(tmp_path: Path) -> None:
 
     assert not done
     assert core.assigned("a") is None
+    core.close()
+
+
+async def test_what_is_on_probation_is_nothing_to_come_back_to(tmp_path: Path) -> None:
+    core = Core(tmp_path / "db")
+    core.releases("m@1", "m@2", "m@3")
+    core.enrol("a")
+    listener = listener_of(core)
+    device = promoted(core, listener, "m@1")["a"]
+    core.create("m@2", waves=("100%",))
+    core.rounds()
+    trial = core.assigned("a")
+    assert trial is not None
+    device.commit(trial)
+    assert device.update is not None
+    device.update = device.update.model_copy(update={"outcome": "pending"})
+    tell(core, listener, device.says())
+    with core.store.write() as records:
+        command(records, 2, Step.ABORT, "another one is better", core.clock.now())
+
+    core.create("m@3", waves=("100%",))
+    core.rounds()
+
+    with core.store.read() as records:
+        (member,) = records.rollouts.members(3)
+    assert member.previous is not None
+    assert member.previous.release == "m@1"
     core.close()
 
 

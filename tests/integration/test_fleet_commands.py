@@ -268,4 +268,4 @@ def test_a_device_shows_why_it_runs_what_it_runs(operator: Operator) -> None:
     said = operator.types("device", "show", "a")
 
     assert said.code == 0
-    assert "nothing was ever assigned to it" in said.out
+    assert "nothing is assigned to it" in said.out

@@ -51,6 +51,8 @@ def standing(device: str, active: Runs | None, **changes: object) -> Standing:
         device=device,
         active_release=active.release if active else None,
         active_digest=active.target.sha256 if active else None,
+        previous_release=None,
+        previous_digest=None,
         update_sequence=0,
         update_digest=None,
         outcome=None,
@@ -143,6 +145,8 @@ class World:
         """Carry ``decided`` out."""
         for assign in decided.assign:
             self._assign(assign)
+        for device in decided.withdraw:
+            self.devices[device] = replace(self.devices[device], desired=None)
         if decided.after != decided.before:
             self.told.append(f"{decided.after.state}: {'; '.join(decided.reasons)}")
         revision = decided.before.revision + (not decided.empty)

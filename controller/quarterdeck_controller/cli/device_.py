@@ -245,8 +245,8 @@ def _details(records: Records, device: Device, now: datetime) -> dict[str, objec
 
 
 def _why(records: Records, assigned: Assigned | None) -> dict[str, object]:
-    if assigned is None:
-        return {"assigned": None, "why": "nothing was ever assigned to it"}
+    if assigned is None or assigned.withdrawn:
+        return {"assigned": None, "why": "nothing is assigned to it"}
     verdict: Decision | None = None
     if assigned.rollout is not None:
         verdict = next(iter(reversed(records.decisions.of(assigned.rollout))), None)

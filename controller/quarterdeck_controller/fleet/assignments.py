@@ -204,7 +204,9 @@ class Assignments:
         topic = topics.down(it.device, topics.DOWN_ASSIGNMENT)
         async with room:
             try:
-                await self._bus.publish(topic, it.envelope, retain=True)
+                # An empty retained message takes the one before out of the broker.
+                payload = b"" if it.withdrawn else it.envelope
+                await self._bus.publish(topic, payload, retain=True)
             except TransientError:
                 return False  # it stays unpublished and is tried again
             return True

@@ -23,6 +23,7 @@ from quarterdeck_shared.telemetry.window import Ack, Window
 
 QUEUE = 50_000
 BATCH = 1000
+CONCURRENT = 50
 GATHER_S = 0.05
 """How long a batch waits for company, so that a sync to disk serves many windows."""
 
@@ -116,15 +117,24 @@ class Ingest:
         except TransientError as error:
             _log.warning("event=ingest_held code=%s %s", error.code, error)
             return
-        for (device, boot), sequences in taken.acks.items():
-            await self._acknowledge(device, Ack(boot=boot, sequences=sequences))
+        room = asyncio.Semaphore(CONCURRENT)
+        await asyncio.gather(
+            *(
+                self._acknowledge(room, device, Ack(boot=boot, sequences=sequences))
+                for (device, boot), sequences in taken.acks.items()
+            )
+        )
 
-    async def _acknowledge(self, device: str, ack: Ack) -> None:
-        try:
-            await self._bus.publish(topics.down(device, topics.DOWN_ACK), ack.encode())
-        except QuarterdeckError as error:
-            # The device sends the windows again and is acknowledged then.
-            _log.debug("event=ack_lost device=%s code=%s", device, error.code)
+    async def _acknowledge(
+        self, room: asyncio.Semaphore, device: str, ack: Ack
+    ) -> None:
+        topic = topics.down(device, topics.DOWN_ACK)
+        async with room:
+            try:
+                await self._bus.publish(topic, ack.encode())
+            except QuarterdeckError as error:
+                # The device sends the windows again and is acknowledged then.
+                _log.debug("event=ack_lost device=%s code=%s", device, error.code)
 
     def _decode(self, message: Message) -> tuple[StoredWindow, bytes] | None:
         origin = topics.parse_up(message.topic)

@@ -47,6 +47,8 @@ def carry_out(
         records, [_wish(plan.before, policy, it) for it in chosen], now
     )
     records.rollouts.put_members(_members(records, plan.before, chosen, assigned, now))
+    if plan.withdraw:
+        records.assignments.withdraw(plan.withdraw)
     records.rollouts.replace(plan.before, plan.after)
     records.decisions.add(_decision(plan, len(chosen), now))
     return True

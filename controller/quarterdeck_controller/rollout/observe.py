@@ -101,14 +101,19 @@ class _Known:
         self._found: dict[tuple[str, str], Runs | None] = {}
 
     def running(self, standing: Standing | None, device_class: str) -> Runs | None:
-        if standing is None or standing.active_release is None:
+        if standing is None:
             return None
-        key = (standing.active_release, device_class)
+        release, digest = standing.active_release, standing.active_digest
+        if standing.in_probation:
+            # What may still fail is nothing to come back to.
+            release, digest = standing.previous_release, standing.previous_digest
+        if release is None:
+            return None
+        key = (release, device_class)
         if key not in self._found:
             self._found[key] = self._find(*key)
         found = self._found[key]
-        same = found is not None and found.target.sha256 == standing.active_digest
-        return found if same else None
+        return found if found is not None and found.target.sha256 == digest else None
 
     def _find(self, release: str, device_class: str) -> Runs | None:
         try:

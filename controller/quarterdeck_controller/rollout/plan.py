@@ -85,6 +85,8 @@ class Plan:
         before: The rollout that was planned on.
         after: The rollout as it is once the plan is carried out.
         assign: Assignments to sign, empty when nothing is to be done.
+        withdraw: Devices whose assignment is taken back: they are away, have not
+            begun it, and there is nothing to take them back to.
         verdict: What the gate said, when it was asked.
         reasons: Why, in sentences for people.
         refused: Devices of the cohort that are left out, with the reason.
@@ -96,6 +98,7 @@ class Plan:
     before: Rollout
     after: Rollout
     assign: tuple[Assign, ...] = ()
+    withdraw: tuple[str, ...] = ()
     verdict: Verdict | None = None
     reasons: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
@@ -106,7 +109,8 @@ class Plan:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to carry out."""
-        return not self.assign and self.before == self.after
+        acts = self.assign or self.withdraw
+        return not acts and self.before == self.after
 
     def counts(self) -> dict[Status, int]:
         """Return how many touched devices stand how."""
@@ -344,9 +348,12 @@ def _waited_for(
 def _undo(policy: Policy, rollout: Rollout, survey: _Survey, now: datetime) -> Plan:
     ours = [it for it in survey.touched if it.status is not Status.MOVED_ON]
     assign = tuple(_back(rollout, ours))
-    if assign:
+    withdraw = tuple(it.view.id for it in ours if _can_be_withdrawn(it))
+    if assign or withdraw:
         reason = f"{len(assign)} devices go back to their previous release"
-        return Plan(rollout, rollout, assign, reasons=(reason,))
+        if withdraw:
+            reason += f", {len(withdraw)} that are away and had none never get it"
+        return Plan(rollout, rollout, assign, withdraw, reasons=(reason,))
     back = [it for it in survey.touched if it.member.undo_sequence is not None]
     slow = tuple(it for it in back if it.view.online_since and not _has_answered(it))
     over = now >= rollout.changed_at + timedelta(seconds=policy.deadline_s)
@@ -369,6 +376,12 @@ def _back(rollout: Rollout, ours: Sequence[_Touched]) -> Iterator[Assign]:
             reason=f"rollout {rollout.id} is rolled back",
             undo=True,
         )
+
+
+def _can_be_withdrawn(it: _Touched) -> bool:
+    newest = it.view.standing
+    begun = newest is not None and newest.update_sequence >= it.member.sequence
+    return it.member.previous is None and it.view.online_since is None and not begun
 
 
 def _has_answered(it: _Touched) -> bool:

@@ -16,8 +16,8 @@ class DeviceView:
     Attributes:
         online_since: None while it is offline or was never seen.
         standing: What it last reported; None before its first report.
-        running: Its active artifact, as the catalog knows it; None when it has none
-            or one that is not in the catalog.
+        running: The artifact it last committed, as the catalog knows it; None when it
+            has none or one that is not in the catalog.
         lacking: What it lacks to run the release, as a sentence.
         desired: Digest of its current assignment.
         held_by: Another unfinished rollout that touched it.

@@ -84,6 +84,8 @@ class Standing:
     device: str
     active_release: str | None
     active_digest: str | None
+    previous_release: str | None
+    previous_digest: str | None
     update_sequence: int
     update_digest: str | None
     outcome: str | None
@@ -91,6 +93,11 @@ class Standing:
     detail: str
     settled_at: datetime
     capabilities: Capabilities
+
+    @property
+    def in_probation(self) -> bool:
+        """Whether what is active has not been committed yet."""
+        return self.outcome == "pending" and self.update_digest == self.active_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +123,9 @@ class Assigned:
 
     Attributes:
         rollout: The rollout that asked for it; None for the operator's own.
-        published: Whether the broker acknowledged it since it was signed.
+        published: Whether the broker acknowledged it since it was last changed.
+        withdrawn: Whether it was taken back before the device had begun it; the
+            device then has no assignment.
     """
 
     device: str
@@ -130,6 +139,7 @@ class Assigned:
     probation: Probation
     rollout: int | None = None
     published: bool = False
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,9 @@ class AssignmentTable:
     def digests(self) -> dict[str, str]:
         """Return the artifact that every assigned device must run."""
         rows = self.connection.execute(
-            select(assignments.c.device, assignments.c.digest).where(_is_current())
+            select(assignments.c.device, assignments.c.digest)
+            .where(_is_current())
+            .where(~assignments.c.withdrawn)
         )
         return {row.device: row.digest for row in rows}
 
@@ -130,7 +132,8 @@ class AssignmentTable:
 
     def expiring(self, before: datetime, limit: int) -> tuple[Assigned, ...]:
         """Return current assignments that expire before ``before``."""
-        return self._current(assignments.c.expires < before, limit=limit)
+        soon = (assignments.c.expires < before) & ~assignments.c.withdrawn
+        return self._current(soon, limit=limit)
 
     def mark_published(self, published: Iterable[Assigned]) -> None:
         """Note that the broker has these."""
@@ -143,6 +146,16 @@ class AssignmentTable:
                 .values(published=True),
                 values,
             )
+
+    def withdraw(self, ids: Collection[str]) -> None:
+        """Take the current assignments of these devices back."""
+        self.connection.execute(
+            update(assignments)
+            .where(assignments.c.device == bindparam("of"))
+            .where(_is_current())
+            .values(withdrawn=True, published=False),
+            [{"of": device} for device in ids],
+        )
 
     def mark_all_unpublished(self) -> None:
         """Note that the broker may have forgotten every assignment."""

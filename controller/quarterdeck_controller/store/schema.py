@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 from sqlalchemy.engine import Dialect
 
@@ -80,6 +81,8 @@ reported = Table(
     Column("step", BigInteger, nullable=False),
     Column("active_release", Text),
     Column("active_digest", Text),
+    Column("previous_release", Text),
+    Column("previous_digest", Text),
     Column("update_sequence", BigInteger, nullable=False),
     Column("update_digest", Text),
     Column("outcome", Text),
@@ -153,6 +156,8 @@ assignments = Table(
     Column("probation", Text, nullable=False),
     Column("rollout", Integer, ForeignKey(rollouts.c.id)),
     Column("published", Boolean, nullable=False),
+    Column("withdrawn", Boolean, nullable=False),
+    Index("assignments_unpublished", "device", sqlite_where=text("published = 0")),
 )
 
 members = Table(

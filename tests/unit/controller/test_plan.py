@@ -123,6 +123,18 @@ def test_a_device_without_a_previous_release_is_named_and_left() -> None:
     assert it.devices["new"].desired == runs("m@2", X86).target.sha256
 
 
+def test_a_rollback_withdraws_what_a_device_that_is_away_had_not_begun() -> None:
+    away = idle("away", release=None, online=False)
+    it = World.of(policy(waves=("100%",)), [idle("a"), away])
+    it.settle()
+    assert it.devices["away"].desired == runs("m@2", X86).target.sha256
+
+    it.fail("a")
+    it.settle()
+
+    assert it.devices["away"].desired is None
+
+
 def test_a_policy_may_pause_instead_of_rolling_back() -> None:
     it = world(waves=("50%", "100%"), on_failure="pause")
     it.settle()
