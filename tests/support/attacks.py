@@ -22,7 +22,7 @@ from quarterdeck_controller.release.keys import KeyFolder
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_shared.assignment import PAYLOAD_TYPE, Assignment
 from quarterdeck_shared.index import digest
-from tests.support.releases import NOW, ManualClock, make_home, write_variants
+from tests.support.releases import NOW, ManualClock, copied_home, write_variants
 
 BUILT = NOW - timedelta(days=30)
 COMPACT = JSONSerializer(compact=True)
@@ -54,12 +54,11 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.clock = ManualClock()
-        self.home = make_home(folder / "home", self.clock)
+        self.home = copied_home(folder / "home", released=True)
         self.repository = Repository(self.home, self.clock)
         self.catalog = Catalog(self.home)
         self.broker = HostileBroker(self.repository.read)
         self.root = self.repository.newest_root()
-        self.release(1)
 
     def release(self, version: int) -> None:
         """Release ``model@version`` to both classes."""

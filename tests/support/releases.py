@@ -1,10 +1,13 @@
 """A small fleet home and small variants to release, made from scratch."""
 
+import functools
 import io
+import shutil
 import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -17,6 +20,7 @@ from quarterdeck_controller.optimize.evaluation import (
     Provenance,
     Side,
 )
+from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Listing
 from quarterdeck_controller.release.init import create_home
 from quarterdeck_shared.device import Requirements
@@ -50,6 +54,28 @@ def make_home(
     """Return a new fleet home with small chunks."""
     settings = Settings(fleet="test fleet", classes=tuple(classes), chunk_bytes=1024)
     return create_home(path, settings, clock)
+
+
+_KEPT = TemporaryDirectory(prefix="quarterdeck-homes-")
+
+
+def copied_home(path: Path, *, released: bool = False) -> Home:
+    """Return a copy of a home made once: a hundred tests need one, synced to disk.
+
+    ``released``: with ``model@1`` for every class.
+    """
+    shutil.copytree(_original(released=released), path)
+    return Home.open(path)
+
+
+@functools.cache
+def _original(*, released: bool) -> Path:
+    folder = Path(_KEPT.name, "released" if released else "empty")
+    home = make_home(folder / "home", ManualClock())
+    if released:
+        variants = write_variants(folder / "v1", weight=1)
+        create_release(home, variants, "model", 1, ManualClock())
+    return home.path
 
 
 def model_bytes(weight: float = 1.0, *, width: int = 64) -> bytes:

@@ -25,10 +25,10 @@ from quarterdeck_shared.errors import RejectedError, TransientError
 from tests.support.releases import (
     CLASSES,
     ManualClock,
+    copied_home,
     golden_bytes,
     listing,
     load,
-    make_home,
     make_index,
     model_bytes,
     write_variants,
@@ -41,8 +41,8 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def home(tmp_path: Path, clock: ManualClock) -> Home:
-    return make_home(tmp_path / "home", clock)
+def home(tmp_path: Path) -> Home:
+    return copied_home(tmp_path / "home")
 
 
 @pytest.fixture
