@@ -70,7 +70,9 @@ class EmbeddedBroker:
 
     async def grant(self, devices: Sequence[Grant]) -> None:
         """Let exactly ``devices`` use the broker, beside the controller."""
-        self._devices = tuple(devices)
+        if self._devices == (granted := tuple(devices)):
+            return
+        self._devices = granted
         if self._process is not None and self._write():
             self._process.reload()
 

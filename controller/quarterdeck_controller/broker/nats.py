@@ -3,6 +3,9 @@
 NATS maps a certificate to a user by its whole subject. An MQTT filter that ends in
 ``/#`` needs two grants, for NATS knows no level that may be missing; and a publish
 that is not allowed is acknowledged and dropped, so a device learns of it from nobody.
+It does not tie the client id to the certificate: a device of the fleet that goes by
+the id of another cannot read or write for it, but cuts its session off. Where devices
+may turn hostile, mosquitto is the stricter broker.
 """
 
 import functools
