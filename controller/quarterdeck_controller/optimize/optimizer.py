@@ -130,7 +130,8 @@ def optimize_all(
         RejectedError: As ``optimize``.
     """
     _check_options(options, profiles)
-    counter = _Counter(on_progress)
+    keys = _keys(profiles, options)
+    counter = _Counter(3 + len(_recipes_of(keys)) + len(keys), on_progress)
     try:
         with tempfile.TemporaryDirectory(prefix="quarterdeck-") as folder:
             sandbox = Sandbox(Path(folder) / "steps", options.bounds)
@@ -172,18 +173,17 @@ class _Run:
 
 
 def _try_all(run: _Run) -> tuple[Optimization, ...]:
-    keys = _keys(run)
-    recipes = tuple(dict.fromkeys(recipe for recipe, _ in keys))
-    run.counter.total += 1 + len(recipes) + len(keys)
+    keys = _keys(run.profiles, run.options)
     pool = ThreadPoolExecutor(run.options.workers)
     try:
         scores = pool.submit(trial.run_float, run.sandbox, run.ready)
         builds = {
             recipe: pool.submit(trial.build, run.sandbox, run.ready, recipe)
-            for recipe in recipes
+            for recipe in _recipes_of(keys)
         }
-        run.counter.watch({scores: "float measured"} | _told(builds, "built"))
+        run.counter.watch({scores: "float measured"})
         reference = _reference(run, *scores.result())
+        run.counter.watch(_told(builds, "built"))
         variants = {recipe: future.result() for recipe, future in builds.items()}
         trials = _run_variants(run, pool, reference, variants, keys)
     finally:
@@ -241,7 +241,10 @@ def _conclude(
     trials: Mapping[Key, Trial],
 ) -> Optimization:
     ready = run.ready
-    tried = [trials[recipe, profile.threads] for recipe in _recipes(run, profile)]
+    tried = [
+        trials[recipe, profile.threads]
+        for recipe in profile.recipes(run.options.recipes)
+    ]
     candidates = [record.candidate(ready, reference, one, profile) for one in tried]
     choice = choose(candidates, profile)
     taken = variants[choice.candidate.recipe] if choice.candidate else None
@@ -276,17 +279,17 @@ def _context(options: Options) -> Context:
     )
 
 
-def _keys(run: _Run) -> tuple[Key, ...]:
+def _keys(profiles: Sequence[Profile], options: Options) -> tuple[Key, ...]:
     pairs = [
         (recipe, profile.threads)
-        for profile in run.profiles
-        for recipe in _recipes(run, profile)
+        for profile in profiles
+        for recipe in profile.recipes(options.recipes)
     ]
     return tuple(dict.fromkeys(pairs))
 
 
-def _recipes(run: _Run, profile: Profile) -> tuple[Recipe, ...]:
-    return profile.recipes(run.options.recipes)
+def _recipes_of(keys: Sequence[Key]) -> tuple[Recipe, ...]:
+    return tuple(dict.fromkeys(recipe for recipe, _ in keys))
 
 
 def _check_options(options: Options, profiles: Sequence[Profile]) -> None:
@@ -332,14 +335,14 @@ def _check_class_names(names: tuple[str, ...], classes: int | None) -> None:
 class _Counter:
     """Counts finished steps and reports each, always from the caller's thread."""
 
-    def __init__(self, report: Callable[[Progress], None]) -> None:
-        self.total = 2
+    def __init__(self, total: int, report: Callable[[Progress], None]) -> None:
+        self._total = total
         self._done = 0
         self._report = report
 
     def say(self, sentence: str) -> None:
         self._done += 1
-        self._report(Progress(self._done, self.total, sentence))
+        self._report(Progress(self._done, self._total, sentence))
 
     def watch(self, told: "Mapping[Future[Any], str]") -> None:
         """Report each future as it ends; raise what the first failing one raised."""

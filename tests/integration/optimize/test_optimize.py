@@ -82,7 +82,7 @@ def test_progress_counts_every_shared_step_once(
 ) -> None:
     assert results
     assert [step.done for step in told] == list(range(1, len(told) + 1))
-    assert told[-1].done == told[-1].total == 2 + 1 + 4 + 4
+    assert {step.total for step in told} == {len(told)} == {2 + 1 + 4 + 4}
 
 
 def test_the_variant_reproduces_its_golden_vectors_one_by_one(
