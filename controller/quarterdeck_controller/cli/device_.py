@@ -126,7 +126,7 @@ def show(
     for key, value in details.items():
         if key != "v":
             out.print(f"[bold]{key.replace('_', ' '):<16}[/] ", end="")
-            out.print("-" if value in (None, "", []) else str(value), markup=False)
+            out.print(_text(value), markup=False)
     if events:
         out.print()
         print_table(
@@ -151,6 +151,12 @@ def _check_class(fleet: Opened, device_class: str) -> None:
             Code.PROFILE_INVALID,
             f"this fleet has no class {device_class!r}; it has {', '.join(classes)}",
         )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value in (None, "") else str(value)
 
 
 def _say_none(selector: str) -> None:
