@@ -164,9 +164,7 @@ class Link:
         except RejectedError as error:
             log.warning("the controller's state was dropped: %s", error)
             return
-        came = state.online and (
-            not self._controller.online or state.boot != self._controller.boot
-        )
+        came = state.online and state != self._controller
         self._controller = state
         if came:
             self._on_news()

@@ -101,13 +101,20 @@ class Site:
         if self.acknowledge:
             ack = Ack(boot=window.boot, sequences=(window.sequence,))
             topic = topics.down(device, topics.DOWN_ACK)
-            task = asyncio.create_task(self._send(topic, ack.encode()))
-            self.acking.add(task)
-            task.add_done_callback(self.acking.discard)
+            self._spawn(topic, ack.encode())
 
-    async def _send(self, topic: str, payload: bytes) -> None:
+    def announce(self, state: SessionState) -> None:
+        """Say that the controller is there."""
+        self._spawn(topics.CONTROLLER_STATE, state.encode(), retain=True)
+
+    def _spawn(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        task = asyncio.create_task(self._send(topic, payload, retain=retain))
+        self.acking.add(task)
+        task.add_done_callback(self.acking.discard)
+
+    async def _send(self, topic: str, payload: bytes, *, retain: bool) -> None:
         with suppress(TransientError):
-            await self.bus.publish(topic, payload)
+            await self.bus.publish(topic, payload, retain=retain)
 
     def release(self, version: int, weight: float = GOOD_WEIGHT) -> Release:
         """Sign a version whose model is right only with the good weight."""
@@ -199,10 +206,12 @@ async def until_status(
     raise AssertionError(what)
 
 
-async def stop(agent: "subprocess.Popen[bytes]", timeout_s: float = 10) -> int:
+async def stop(
+    agent: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGTERM
+) -> int:
     """Ask an agent to stop and return its exit code."""
-    agent.send_signal(signal.SIGTERM)
-    return await asyncio.to_thread(agent.wait, timeout_s)
+    agent.send_signal(how)
+    return await asyncio.to_thread(agent.wait, 10)
 
 
 def alive(pid: int) -> bool:
@@ -276,8 +285,14 @@ async def _controller_parts(site: Site) -> list["asyncio.Task[None]"]:
     ):
         await site.bus.subscribe(topics.up_any(leaf), site.hear)
     await NeedListener(site.bus, publisher).subscribe()
-    state = SessionState(online=True, boot=BOOT, connection=1)
-    await site.bus.publish(topics.CONTROLLER_STATE, state.encode(), retain=True)
+    connections = iter(range(1, 100))
+
+    def announce() -> None:
+        state = SessionState(online=True, boot=BOOT, connection=next(connections))
+        site.announce(state)
+
+    site.bus.on_connected(announce)
+    announce()
     return [
         asyncio.create_task(publisher.run()),
         asyncio.create_task(metadata.run()),

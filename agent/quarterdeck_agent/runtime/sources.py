@@ -72,8 +72,7 @@ class DirectorySource:
     async def samples(self) -> AsyncIterator[Sample]:
         """Yield the samples, for ever: again when ``repeat``, else only new ones."""
         while True:
-            names = await asyncio.to_thread(self._names)
-            labels = await asyncio.to_thread(self._labels) if names else {}
+            names, labels = await asyncio.to_thread(self._look)
             for name in names:
                 payload = await asyncio.to_thread(self._payload, name)
                 self._taken.add(name)
@@ -88,6 +87,10 @@ class DirectorySource:
         with suppress(OSError):
             self._broken[sample.name] = _stamp(path)
             log.warning("sample %s is skipped: %s", path, reason)
+
+    def _look(self) -> tuple[list[str], dict[str, int]]:
+        names = self._names()
+        return names, self._labels() if names else {}
 
     def _names(self) -> list[str]:
         try:
