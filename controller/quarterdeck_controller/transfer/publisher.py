@@ -18,7 +18,9 @@ TURN_FRAMES = 8
 """Frames of one artifact before the next has its turn: half a MiB."""
 
 _REFUSED_S = 0.02
-"""Wait when the bus took no frame: it is backed up or reconnecting."""
+"""Wait when the bus took no frame: it is backed up."""
+
+_DISCONNECTED_S = 0.2
 
 _UNREADABLE_S = 5.0
 _UNKNOWN_REMEMBERED = 1000
@@ -113,6 +115,8 @@ class Publisher:
 
     async def _take_turn(self, artifact: str, carousel: Carousel) -> float | None:
         """Publish what is due of one artifact, and return when to look again."""
+        if not self._bus.connected:
+            return _DISCONNECTED_S
         plan = carousel.plan(self._clock.monotonic(), TURN_FRAMES)
         topic = self._chunk_topic(artifact)
         if topic is None or not plan.numbers:
