@@ -312,7 +312,7 @@ async def test_a_bad_release_goes_back_and_the_story_is_on_record(
 
     number = core.create("m@2", waves=("2", "100%")).id
     core.rounds()
-    touched = [it for it in devices if core.assigned(it).runs.release == "m@2"]  # type: ignore[union-attr]  # all are assigned
+    touched = [it for it in devices if core.release_of(it) == ("m@2", 2)]
     bad, fine = touched
     for name, code in ((bad, Code.GOLDEN_FAILED), (fine, None)):
         assigned = core.assigned(name)
@@ -361,7 +361,7 @@ async def test_a_rollout_goes_on_after_every_kill(tmp_path: Path) -> None:
         obey(core, listener_of(core), devices)
 
     assert core.rollout().state is RolloutState.PROMOTED
-    assert all(core.assigned(it).sequence == 1 for it in devices)  # type: ignore[union-attr]  # all are assigned
+    assert all(core.release_of(it) == ("m@1", 1) for it in devices)
     core.close()
 
 

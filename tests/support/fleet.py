@@ -139,6 +139,11 @@ class Core:
         with self.store.read() as records:
             return records.assignments.get(device)
 
+    def release_of(self, device: str) -> tuple[str, int] | None:
+        """Return the release a device must run, and the sequence that says so."""
+        found = self.assigned(device)
+        return None if found is None else (found.runs.release, found.sequence)
+
     def assigned_devices(self) -> list[str]:
         """Return the devices that have an assignment."""
         with self.store.read() as records:
