@@ -113,6 +113,25 @@ async def test_a_broker_that_cannot_start_shows_the_end_of_its_log(
     assert "key" in refused.value.detail.partition("the end of")[2]
 
 
+async def test_a_folder_that_cannot_be_written_is_named(yard: RealYard) -> None:
+    (yard.folder / "in the way").write_text("no folder")
+    broker = NatsBroker(
+        yard.folder / "in the way",
+        "127.0.0.1",
+        1,
+        ca=yard.authority.root_file,
+        certificate=yard.folder / "broker.pem",
+        key=yard.folder / "broker.key",
+        clock=SystemClock(),
+    )
+
+    with pytest.raises(RejectedError) as refused:
+        await broker.start()
+
+    assert refused.value.code is Code.BROKER_FAILED
+    assert "in the way" in refused.value.detail
+
+
 async def test_a_broker_that_dies_is_noticed(yard: RealYard) -> None:
     ended = asyncio.create_task(yard.broker.ended())
 

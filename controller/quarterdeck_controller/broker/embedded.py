@@ -8,7 +8,8 @@ from quarterdeck_controller.broker.port import Grant
 from quarterdeck_controller.broker.process import BrokerProcess, Command, write_files
 from quarterdeck_shared.bus.port import Endpoint
 from quarterdeck_shared.clock import Clock
-from quarterdeck_shared.errors import QuarterdeckError
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +90,8 @@ class EmbeddedBroker:
 
     def _write(self) -> bool:
         files = self._flavour.files(self._folder, self._server, self._devices)
-        return write_files(self._folder, files)
+        try:
+            return write_files(self._folder, files)
+        except OSError as error:
+            detail = f"its files in {self._folder} cannot be written: {error}"
+            raise RejectedError(Code.BROKER_FAILED, detail) from error

@@ -76,16 +76,7 @@ class BrokerProcess:
         await stop_leftover(self._command)
         _check_port(self._endpoint)
         self._command.log.unlink(missing_ok=True)
-        # a session of its own: Ctrl-C must reach the controller only, which still
-        # says goodbye through the broker before it stops it
-        with self._command.output.open("wb") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command.arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._process = await self._spawn()
         write_durable(self._command.pid_file, f"{self._process.pid}\n".encode())
         try:
             await self._ready(self._process)
@@ -114,6 +105,21 @@ class BrokerProcess:
             raise RuntimeError("the broker was not started")
         await process.wait()
         return self._failure(f"ended with {process.returncode}")
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        # a session of its own: Ctrl-C must reach the controller only, which still
+        # says goodbye through the broker before it stops it
+        try:
+            with self._command.output.open("wb") as output:
+                return await asyncio.create_subprocess_exec(
+                    *self._command.arguments,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise self._failure(f"could not be run: {error}") from error
 
     async def _ready(self, process: asyncio.subprocess.Process) -> None:
         deadline = self._clock.monotonic() + START_TIMEOUT_S
