@@ -26,16 +26,24 @@ def exclusive(state: Path) -> Iterator[None]:
     except OSError as error:
         detail = f"the state folder {state} cannot be used: {error.strerror}"
         raise RejectedError(Code.SETTINGS_INVALID, detail) from error
-    with os.fdopen(handle, "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            detail = f"process {file.read().strip() or '?'} runs an agent on {state}"
-            raise RejectedError(Code.DUPLICATE_IDENTITY, detail) from error
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    try:
+        _lock(handle, state)
+        # On a full disk nobody can be told who holds it, which is no reason to stop.
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, state: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        pid = os.pread(handle, 32, 0).decode(errors="replace").strip() or "?"
+        detail = f"process {pid} runs an agent on {state}"
+        raise RejectedError(Code.DUPLICATE_IDENTITY, detail) from error
 
 
 def holder(state: Path) -> int | None:

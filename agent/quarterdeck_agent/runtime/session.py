@@ -139,15 +139,7 @@ class Session:
         """End the worker and wait until it is gone. Safe to repeat."""
         self._ended = self._ended or WorkerEndedError(Code.WORKER_CRASHED, "closed")
         self._writer.close()
-        try:
-            async with asyncio.timeout(END_S):
-                await self._process.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._kill()
-        await self._process.wait()
-        await self._listening
+        await self._reap()
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(END_S):
                 await self._writer.wait_closed()
@@ -190,13 +182,24 @@ class Session:
             detail = f"no answer for {timeout_s:g} s"
             raise self._end(Code.WORKER_HUNG, detail) from None
         except (asyncio.IncompleteReadError, OSError):
-            async with asyncio.timeout(END_S):
-                await self._process.wait()
-            await self._listening
+            await self._reap()
             raise self._why_ended() from None
         except (RejectedError, asyncio.CancelledError):
             self._end(Code.WORKER_CRASHED, "ended by its agent")
             raise
+
+    async def _reap(self) -> None:
+        """Wait for the worker's end, which closing its socket brings, or bring it."""
+        try:
+            async with asyncio.timeout(END_S):
+                await self._process.wait()
+        except TimeoutError:
+            self._kill()
+        except asyncio.CancelledError:
+            self._kill()
+            raise
+        await self._process.wait()
+        await self._listening
 
     def _end(self, code: Code, detail: str) -> WorkerEndedError:
         self._ended = self._ended or WorkerEndedError(code, detail)
