@@ -86,6 +86,10 @@ class Yard:
             found = records.reports.standings().get(device)
         return found.active_release if found else None
 
+    def sequence_told(self, device: str) -> int | None:
+        with self.core.store.read() as records:
+            return records.reports.sequences({device}).get(device)
+
     def requests(self) -> int:
         with self.core.store.read() as records:
             return sum(it.requests for it in records.windows.totals())
@@ -243,6 +247,28 @@ async def test_assignments_are_signed_anew_before_they_expire(yard: Yard) -> Non
     assert count == 1
     assert (after.sequence, after.runs) == (2, before.runs)
     assert after.expires > before.expires
+
+
+async def test_the_next_sequence_is_above_what_the_device_has_accepted(
+    yard: Yard,
+) -> None:
+    await yard.begin()
+    yard.core.enrol("a")
+    yard.core.create("m@1")
+    yard.core.rounds()
+    first = yard.core.assigned("a")
+    assert first is not None
+    device = FakeDevice("a")
+    device.refuse(replace(first, sequence=40), Code.WRONG_CLASS)
+
+    await yard.say(device.birth(), device.says())
+    await until(lambda: yard.sequence_told("a") == 40, "the report")
+    yard.core.clock.move(10 * 86_400)
+    await yard.core.assignments.renew()
+
+    after = yard.core.assigned("a")
+    assert after is not None
+    assert after.sequence == 41
 
 
 async def test_a_withdrawn_assignment_is_taken_out_of_the_broker(yard: Yard) -> None:

@@ -78,10 +78,19 @@ class Assignments:
     def sign(
         self, records: Records, wishes: Sequence[Wish], now: datetime
     ) -> tuple[Assigned, ...]:
-        """Number, sign and store ``wishes`` within the caller's transaction."""
-        newest = records.assignments.sequences({wish.device for wish in wishes})
+        """Number, sign and store ``wishes`` within the caller's transaction.
+
+        A device may have accepted a higher number than is stored here, when this store
+        is an older backup or the director's key was misused: it is counted on from.
+        """
+        devices = {wish.device for wish in wishes}
+        ours = records.assignments.sequences(devices)
+        theirs = records.reports.sequences(devices)
         assigned = tuple(
-            self._signed(wish, newest.get(wish.device, 0) + 1, now) for wish in wishes
+            self._signed(
+                wish, max(ours.get(wish.device, 0), theirs.get(wish.device, 0)) + 1, now
+            )
+            for wish in wishes
         )
         records.assignments.add(assigned)
         return assigned

@@ -130,6 +130,15 @@ class ReportTable:
         )
         return {row.device: _standing(row) for row in rows}
 
+    def sequences(self, ids: Collection[str]) -> dict[str, int]:
+        """Return the newest sequence that those of ``ids`` told about."""
+        rows = self.connection.execute(
+            select(reported.c.device, reported.c.update_sequence).where(
+                reported.c.device.in_(ids)
+            )
+        )
+        return {row.device: row.update_sequence for row in rows}
+
     def bodies(self) -> dict[str, Reported]:
         """Return every report, by device."""
         rows = self.connection.execute(select(reported.c.device, reported.c.body))
