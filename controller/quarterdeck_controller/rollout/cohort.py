@@ -1,10 +1,10 @@
 """Who is in a rollout, and in which order they come (pure).
 
 The order is fixed by a hash of device and rollout, so that planning again gives the
-same answer and no device is always the first to try. Classes take turns: the first
-device of every class comes before the second of any, then each class advances in
-proportion to its size. Devices that are online come before those that are not, since
-a canary that is switched off tells nothing.
+same answer and no device is always the first to try. Devices that are online come
+before those that are not, since a canary that is switched off tells nothing. Classes
+take turns: the first device of every class comes before the second of any, then each
+class advances in proportion to its size.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ def _order(
     for name, members in by_class.items():
         members.sort(key=lambda entry: entry[:2])
         size = ahead[name] + len(members)
-        for rank, (_, key, view) in enumerate(members, start=ahead[name]):
-            placed.append((rank > 0, (rank + 0.5) / size, key, view))
-    placed.sort(key=lambda entry: entry[:3])
+        for rank, (away, key, view) in enumerate(members, start=ahead[name]):
+            placed.append((away, rank > 0, (rank + 0.5) / size, key, view))
+    placed.sort(key=lambda entry: entry[:4])
     return tuple(view for *_, view in placed)

@@ -184,6 +184,16 @@ def test_offline_devices_are_left_out_and_keep_their_assignment() -> None:
     assert it.devices["d03"].desired == runs("m@2", X86).target.sha256
 
 
+def test_a_class_of_which_no_device_is_online_gives_no_canary() -> None:
+    it = world(2, waves=("1", "100%"))
+    it.put(idle("alone", ARM, online=False))
+
+    it.settle()
+
+    assert len(it.touched) == 1
+    assert it.touched[0].online_since is not None
+
+
 def test_a_wave_that_nobody_saw_is_paused_and_never_promoted() -> None:
     it = world(2, waves=("100%",))
     it.go("d00", "d01", online=False)
