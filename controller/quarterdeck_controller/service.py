@@ -15,6 +15,7 @@ from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import CONTROLLER, Broker, Grant
 from quarterdeck_controller.fleet.assignments import Assignments
 from quarterdeck_controller.fleet.listener import Listener
+from quarterdeck_controller.fleet.services import ensure_services
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.monitor.ingest import Ingest
 from quarterdeck_controller.release.catalog import Catalog
@@ -54,6 +55,8 @@ async def serve(
     """
     settings = home.settings()
     with _only_one(home), Store.open(home.database) as store:
+        for name in ensure_services(home, settings, clock):
+            log.info("event=certificate_issued for=%s", name)
         async with _broker(home, settings, store, clock) as broker:
             endpoint = _endpoint(home, settings)
             bus = MqttBus(endpoint, CONTROLLER, clock=clock, rng=rng)
