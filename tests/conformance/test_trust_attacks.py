@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from securesystemslib.signer._crypto_signer import CryptoSigner
-from tuf.api._payload import MetaFile, Root, Signed, Snapshot, TargetFile, Targets
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, TargetFile, Targets
 from tuf.ngclient.updater import Updater
 
 from quarterdeck_agent.update.floor import FloorFile

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from quarterdeck_controller.cli import main
+from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import Settings
 from quarterdeck_controller.release.assemble import create_release
-from quarterdeck_controller.release.init import create_home
 from quarterdeck_controller.rollout.execute import command
 from quarterdeck_controller.rollout.state import Step
 from quarterdeck_controller.store.records import StoredWindow

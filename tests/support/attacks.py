@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from securesystemslib.dsse import Envelope
-from securesystemslib.signer._crypto_signer import CryptoSigner
-from tuf.api._payload import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
+from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import DownloadHTTPError
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import (
+    Metadata,
+    MetaFile,
+    Root,
+    Signed,
+    Snapshot,
+    Targets,
+    Timestamp,
+)
 from tuf.api.serialization.json import JSONSerializer
 from tuf.ngclient.fetcher import FetcherInterface
 

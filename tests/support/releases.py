@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.optimize.evaluation import (
     Evaluation,
@@ -22,7 +23,6 @@ from quarterdeck_controller.optimize.evaluation import (
 )
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Listing
-from quarterdeck_controller.release.init import create_home
 from quarterdeck_shared.device import Requirements
 from quarterdeck_shared.index import Golden, Index, Limits, cut
 

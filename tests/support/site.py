@@ -20,11 +20,11 @@ from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import Grant
 from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.enrol import write_bundle
+from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog, Release
 from quarterdeck_controller.release.director import Director
-from quarterdeck_controller.release.init import create_home
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.server import MetadataServer
 from quarterdeck_controller.transfer.needs import NeedListener

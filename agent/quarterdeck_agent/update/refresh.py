@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from securesystemslib.dsse import Envelope
-from tuf.api._payload import TargetFile
 from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.api.metadata import TargetFile
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface

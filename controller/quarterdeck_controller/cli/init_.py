@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import out, print_json, print_table
+from quarterdeck_controller.founding import create_home, key_places
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.optimize.profile import profile_names
-from quarterdeck_controller.release.init import create_home, key_places
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

@@ -12,6 +12,7 @@ from quarterdeck_controller.demo.processes import Processes
 from quarterdeck_controller.demo.screen import Screen
 from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.fleet.inventory import enrol
+from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
 from quarterdeck_controller.optimize.data import Data, load_samples
 from quarterdeck_controller.optimize.evaluation import Evaluation
@@ -22,7 +23,6 @@ from quarterdeck_controller.optimize.recipe import Kind
 from quarterdeck_controller.optimize.write import write
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog, Release
-from quarterdeck_controller.release.init import create_home
 from quarterdeck_controller.rollout.create import create
 from quarterdeck_controller.rollout.policy import Policy
 from quarterdeck_controller.rollout.state import ENDED

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from math import prod
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
+from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from quarterdeck_controller.optimize.steps import InspectRequest, Source, Tensor

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
-from tuf.api._payload import TargetFile
+from tuf.api.metadata import TargetFile
 
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.parts import PartStore

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from tuf.api._payload import Root, Signed, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import (
+    Metadata,
+    Root,
+    Signed,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 
 from quarterdeck_controller.release.roles import (
     ROOT,

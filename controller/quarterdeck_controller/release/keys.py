@@ -7,9 +7,7 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from securesystemslib.signer._crypto_signer import CryptoSigner
-from securesystemslib.signer._key import Key
-from securesystemslib.signer._signer import Signer
+from securesystemslib.signer import CryptoSigner, Key, Signer
 
 from quarterdeck_controller.release.roles import key_names, threshold
 from quarterdeck_shared.codes import Code

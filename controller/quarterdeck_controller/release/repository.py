@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from tuf.api._payload import (
+from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
+    Metadata,
     MetaFile,
     Root,
     Snapshot,
@@ -24,7 +25,6 @@ from tuf.api._payload import (
     Targets,
     Timestamp,
 )
-from tuf.api.metadata import Metadata
 from tuf.api.serialization.json import JSONSerializer
 
 from quarterdeck_controller.home import Home

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from quarterdeck_agent.settings import endpoint, load_settings
 from quarterdeck_controller.cli import build
 from quarterdeck_controller.fleet.enrol import write_bundle
+from quarterdeck_controller.founding import create_home, key_places, render
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
-from quarterdeck_controller.release.init import create_home, key_places, render
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from tests.support.releases import CLASSES, ManualClock, make_home, write_variants
