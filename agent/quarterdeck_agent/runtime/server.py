@@ -168,6 +168,7 @@ class Server:
         self._tally, self._crashes, self._attempts = Tally(), (), 0
         self._meter.swapped(artifact)
         self._ready.set()
+        _say_serving(session)
         if old is not None:
             task = asyncio.create_task(old.retire(self._request_s), name="retire")
             self._retiring.add(task)
@@ -316,6 +317,7 @@ class Server:
             return
         self._session = session
         self._ready.set()
+        _say_serving(session)
 
     def _pause(self) -> float:
         if self._attempts == 0:
@@ -356,3 +358,10 @@ class Server:
         log.log(level, "the worker of %s is gone: %s", artifact[:12], error)
         if len(self._crashes) >= LOOP_CRASHES:
             self.on_crash_loop(artifact)
+
+
+def _say_serving(session: Session | None) -> None:
+    if session is not None:
+        index, loaded = session.index, session.loaded
+        name = f"{index.model}@{index.version} ({session.digest[:12]})"
+        log.info("%s serves, loaded in %.0f ms", name, loaded.load_ms)
