@@ -14,7 +14,7 @@ from quarterdeck_shared.codes import Code
 from tests.support.deck import DEVICES, all_run, deck, kill_broker, start_controller
 
 pytestmark = pytest.mark.timeout(240)
-QUICK = {"waves": ("1", "100%"), "soak_s": 1.0, "accuracy_drop": None}
+QUICK = {"waves": ("2", "100%"), "soak_s": 1.0, "accuracy_drop": None}
 LONG_S = 60
 
 
