@@ -71,14 +71,24 @@ class Session:
             ours.close()
             raise
         session = cls(digest, index, process)
-        session._reader, session._writer = await asyncio.open_connection(sock=ours)
-        session._listening = asyncio.create_task(session._listen(), name="last words")
+        await session._connect(ours)
         try:
             await session._load(timeout_s)
         except BaseException:
             await session.close()
             raise
         return session
+
+    async def _connect(self, link: socket.socket) -> None:
+        self._listening = asyncio.create_task(self._listen(), name="last words")
+        try:
+            streams = await asyncio.open_connection(sock=link)
+        except BaseException:
+            link.close()
+            self._kill()
+            await self._reap()
+            raise
+        self._reader, self._writer = streams
 
     async def _load(self, timeout_s: float) -> None:
         tell = await self._within(self._hear(), timeout_s)
