@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quarterdeck_agent.status import read_status
 from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import Grant
@@ -199,10 +200,10 @@ async def until_status(
     """Wait until the status of an agent is so, and return it."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            shown = await asyncio.to_thread(status, bundle)
-            if holds(shown):
+            shown = read_status(bundle / "state")
+            if "active" in shown and holds(shown):
                 return shown
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
     raise AssertionError(what)
 
 
