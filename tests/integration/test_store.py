@@ -77,6 +77,26 @@ def test_everything_is_there_after_opening_again(tmp_path: Path) -> None:
     assert after == before
 
 
+def test_a_withdrawal_during_a_publish_is_still_published(tmp_path: Path) -> None:
+    core = Core(tmp_path / "db")
+    core.releases("m@1")
+    core.enrol("a")
+    core.create("m@1")
+    core.rounds()
+    with core.store.read() as records:
+        on_its_way = records.assignments.unpublished(10)
+
+    with core.store.write() as records:
+        records.assignments.withdraw({"a"})
+    with core.store.write() as records:
+        records.assignments.mark_published(on_its_way)
+
+    with core.store.read() as records:
+        left = records.assignments.unpublished(10)
+    assert [it.withdrawn for it in left] == [True]
+    core.close()
+
+
 def test_a_window_is_stored_once_however_often_it_arrives(tmp_path: Path) -> None:
     core = Core(tmp_path / "db")
     core.enrol("a")

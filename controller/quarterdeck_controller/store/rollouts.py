@@ -136,13 +136,20 @@ class AssignmentTable:
         return self._current(soon, limit=limit)
 
     def mark_published(self, published: Iterable[Assigned]) -> None:
-        """Note that the broker has these."""
-        values = [{"of": it.device, "number": it.sequence} for it in published]
+        """Note that the broker has these, as they were when they were published.
+
+        One that was withdrawn meanwhile stays to be published as withdrawn.
+        """
+        values = [
+            {"of": it.device, "number": it.sequence, "was": it.withdrawn}
+            for it in published
+        ]
         if values:
             self.connection.execute(
                 update(assignments)
                 .where(assignments.c.device == bindparam("of"))
                 .where(assignments.c.sequence == bindparam("number"))
+                .where(assignments.c.withdrawn == bindparam("was"))
                 .values(published=True),
                 values,
             )
