@@ -23,6 +23,10 @@ BREACHES = {
         "quarterdeck_controller/store/database.py",
         "import quarterdeck_controller.rollout.plan",
     ),
+    "agent: doors, wiring, rooms, ground": (
+        "quarterdeck_agent/update/decide.py",
+        "import quarterdeck_agent.runtime.server",
+    ),
     "deciding is pure": (
         "quarterdeck_controller/rollout/plan.py",
         "import time",

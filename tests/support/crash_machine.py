@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from quarterdeck_agent.durable import write
-from quarterdeck_agent.runtime.report import GoldenReport, Tally
+from quarterdeck_agent.evidence import GoldenReport, Tally
 from quarterdeck_agent.update.machine import Machine
 from quarterdeck_agent.update.record import Record
 from quarterdeck_agent.update.slots import COPY, Slots

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from quarterdeck_agent.runtime.report import Answer, GoldenReport
+from quarterdeck_agent.evidence import Answer, GoldenReport
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from quarterdeck_agent.runtime.report import Answer, GoldenReport, Loaded
+from quarterdeck_agent.evidence import Answer, GoldenReport, Loaded
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import Golden

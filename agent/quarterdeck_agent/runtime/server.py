@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from quarterdeck_agent.runtime.report import Answer, GoldenReport, Tally
+from quarterdeck_agent.evidence import Answer, GoldenReport, Tally
 from quarterdeck_agent.runtime.session import Session
 from quarterdeck_agent.update.slots import Slots
 from quarterdeck_shared.clock import Clock

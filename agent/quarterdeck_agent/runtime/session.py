@@ -14,8 +14,8 @@ import sys
 from collections.abc import Coroutine
 from typing import BinaryIO
 
+from quarterdeck_agent.evidence import Answer, GoldenReport, Loaded
 from quarterdeck_agent.runtime.frames import HEAD, Ask, Tell, lengths, pack
-from quarterdeck_agent.runtime.report import Answer, GoldenReport, Loaded
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError, TransientError
 from quarterdeck_shared.index import Golden, Index

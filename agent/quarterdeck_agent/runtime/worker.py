@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
+from quarterdeck_agent.evidence import Answer, Loaded
 from quarterdeck_agent.runtime.frames import HEAD, Ask, Problem, Tell, lengths, pack
 from quarterdeck_agent.runtime.golden import (
     Input,
@@ -28,7 +29,6 @@ from quarterdeck_agent.runtime.golden import (
     replay,
     top,
 )
-from quarterdeck_agent.runtime.report import Answer, Loaded
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
-from quarterdeck_agent.runtime.report import Answer, GoldenReport
+from quarterdeck_agent.evidence import Answer, GoldenReport
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.telemetry.sketch import Sketch
 from quarterdeck_shared.telemetry.window import CONFIDENCE_BINS, Window

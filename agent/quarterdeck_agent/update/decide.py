@@ -3,7 +3,7 @@
 Pure: data in, a decision and its reason out. A reason carries both numbers.
 """
 
-from quarterdeck_agent.runtime.report import GoldenReport, Tally
+from quarterdeck_agent.evidence import GoldenReport, Tally
 from quarterdeck_agent.update.record import Reason, Record
 from quarterdeck_agent.update.transitions import Event, State
 from quarterdeck_shared.assignment import Probation

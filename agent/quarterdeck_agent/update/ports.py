@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from quarterdeck_agent.runtime.report import GoldenReport, Tally
+from quarterdeck_agent.evidence import GoldenReport, Tally
 from quarterdeck_agent.update.record import Record
 from quarterdeck_shared.assignment import Assignment
 from quarterdeck_shared.index import Index

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck_agent.runtime.report import Tally
+from quarterdeck_agent.evidence import Tally
 from quarterdeck_agent.update import decide
 from quarterdeck_agent.update.machine import Machine
 from quarterdeck_agent.update.ports import Accepted, Fetched, Fetcher, Trust

@@ -1,6 +1,6 @@
 """Counting into windows."""
 
-from quarterdeck_agent.runtime.report import Answer, GoldenReport
+from quarterdeck_agent.evidence import Answer, GoldenReport
 from quarterdeck_agent.telemetry.collect import Collector
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.telemetry.window import Window

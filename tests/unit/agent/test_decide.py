@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from quarterdeck_agent.runtime.report import GoldenReport, Tally
+from quarterdeck_agent.evidence import GoldenReport, Tally
 from quarterdeck_agent.update import decide
 from quarterdeck_agent.update.record import Reason, Record, Work
 from quarterdeck_agent.update.transitions import Event, State

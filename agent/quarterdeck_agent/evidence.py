@@ -1,4 +1,4 @@
-"""What a worker tells its agent."""
+"""What a worker tells its agent: the evidence that decisions are made on."""
 
 from dataclasses import dataclass, field
 
