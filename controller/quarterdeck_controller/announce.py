@@ -8,6 +8,7 @@ from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Bus, Will
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.errors import QuarterdeckError, TransientError
+from quarterdeck_shared.patience import wait_at_most
 from quarterdeck_shared.reported import SessionState
 
 LOOK_EVERY_S = 0.3
@@ -47,7 +48,8 @@ class Announcer:
                 renew_at = self._clock.monotonic() + RENEW_EVERY_S
             if self._bus.connected:
                 await self._announce()
-            await _wait(self._stale, LOOK_EVERY_S)
+            await wait_at_most(self._stale, LOOK_EVERY_S)
+            self._stale.clear()
 
     async def leave(self) -> None:
         """Say that this controller goes, as its will would."""
@@ -99,12 +101,3 @@ class Announcer:
                 " keys are not on this machine; sign them where the keys are",
                 ",".join(renewal.waiting),
             )
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        pass
-    event.clear()

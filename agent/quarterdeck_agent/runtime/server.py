@@ -10,7 +10,6 @@ queue meanwhile. Past the bound they are turned away at once and counted.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from quarterdeck_agent.update.slots import Slots
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError, TransientError
+from quarterdeck_shared.patience import wait_at_most
 from quarterdeck_shared.telemetry.sketch import Sketch
 
 QUEUE_LENGTH = 64
@@ -245,9 +245,7 @@ class Server:
             error = RejectedError(Code.NOTHING_ACTIVE, "no model is active")
             request.done.set_exception(error)
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._ready.wait()
+        await wait_at_most(self._ready, 1.0)
 
     async def _answer(self, session: Session, request: _Request) -> None:
         try:
@@ -288,9 +286,7 @@ class Server:
                 await self._changed()
 
     async def _changed(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await self._ready.wait()
+        await wait_at_most(self._ready, 0.2)
 
     async def _watch(self, session: Session) -> None:
         """Return when the worker has ended, or another one serves."""

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 
 from quarterdeck_agent.outbox import Entry, Outbox
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Bus, Message
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.errors import RejectedError, TransientError
+from quarterdeck_shared.patience import wait_at_most
 from quarterdeck_shared.telemetry.window import Ack
 
 IN_FLIGHT = 16
@@ -45,9 +45,7 @@ class Sender:
         while True:
             await self._send_due()
             self._wanted.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
-                    await self._wanted.wait()
+            await wait_at_most(self._wanted, _LOOK_S)
 
     async def _send_due(self) -> None:
         now = self._clock.monotonic()

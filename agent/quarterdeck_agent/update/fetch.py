@@ -19,6 +19,7 @@ from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError, TransientError
 from quarterdeck_shared.index import Index
+from quarterdeck_shared.patience import wait_at_most
 from quarterdeck_shared.transfer import ChunkFrame, Need, to_bitmap
 
 log = logging.getLogger(__name__)
@@ -276,9 +277,7 @@ class _Transfer:
     async def until_due(self) -> None:
         """Return when the next need is due: soon while frames come, else later."""
         while not (self.due.is_set() or self._is_due(self._clock.monotonic())):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SETTLE_S):
-                    await self.due.wait()
+            await wait_at_most(self.due, SETTLE_S)
         self.due.clear()
         quiet = self._seen == self._said_seen
         longer = min(self._quiet_s * 1.5, LONGEST_REPORT_S)

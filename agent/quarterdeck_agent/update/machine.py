@@ -35,6 +35,7 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.device import Capabilities
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError, TransientError
 from quarterdeck_shared.index import digest
+from quarterdeck_shared.patience import wait_at_most
 
 WATCH_S = 0.2
 _WORKER = (Code.WORKER_CRASHED, Code.WORKER_HUNG, Code.MEMORY_EXCEEDED)
@@ -190,9 +191,7 @@ class Machine:
         log.log(level, "waiting %.1f s: %s: %s", pause, reason.code, reason.detail)
         self.waiting = reason
         self._woken.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._woken.wait()
+        await wait_at_most(self._woken, pause)
 
     # -- the actions, one a state ----------------------------------------------
 
@@ -335,9 +334,7 @@ class Machine:
         pause = decide.retry_after(attempt, self._draw())
         log.warning("assignment not accepted: %s: %s", reason.code, reason.detail)
         self._woken.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._woken.wait()
+        await wait_at_most(self._woken, pause)
 
     async def _verify(self, envelope: bytes) -> Reason | None:
         """Have an envelope checked; return why it must be checked again, if so."""

@@ -19,6 +19,7 @@ from quarterdeck_shared.assignment import Assignment, Probation
 from quarterdeck_shared.bus.port import Bus
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.errors import QuarterdeckError, TransientError
+from quarterdeck_shared.patience import wait_at_most
 
 BATCH = 200
 """Assignments published before the store is told."""
@@ -132,7 +133,7 @@ class Assignments:
                 await self._publish_if_connected()
             except QuarterdeckError as error:
                 _log.warning("event=assignments_held code=%s %s", error.code, error)
-            await _wait(self._wake, RETRY_S)
+            await wait_at_most(self._wake, RETRY_S)
 
     async def _publish_if_connected(self) -> None:
         if self._bus is not None and self._bus.connected:
@@ -219,11 +220,3 @@ class Assignments:
             except TransientError:
                 return False  # it stays unpublished and is tried again
             return True
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -21,6 +21,7 @@ from quarterdeck_controller.store.records import Device, Rollout
 from quarterdeck_controller.store.store import Records, Store
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.errors import QuarterdeckError
+from quarterdeck_shared.patience import wait_at_most
 
 TICK_S = 0.5
 REST = 3.0
@@ -161,8 +162,4 @@ class Reconciler:
         # However many events wake it, looking in vain never takes more than a quarter
         # of one core's time.
         await asyncio.sleep(min(spent_s * REST, 10.0))
-        try:
-            async with asyncio.timeout(self._tick_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await wait_at_most(self._wake, self._tick_s)

@@ -10,6 +10,7 @@ from quarterdeck_controller.transfer.carousel import Carousel, Want
 from quarterdeck_shared.bus.port import Bus
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.errors import QuarterdeckError
+from quarterdeck_shared.patience import wait_at_most
 from quarterdeck_shared.transfer import ChunkFrame, Need
 
 log = logging.getLogger(__name__)
@@ -151,11 +152,7 @@ class Publisher:
         if wait_s == 0:
             await asyncio.sleep(0)
             return
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await wait_at_most(self._wake, wait_s)
 
     def _refuse(self, device: str, artifact: str, *, known: bool) -> None:
         """Log once that a device asked for what it cannot have."""
