@@ -20,6 +20,7 @@ from quarterdeck_controller.release.roles import (
     TIMESTAMP,
     class_role,
 )
+from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import sync_folder, write_durable
@@ -27,7 +28,7 @@ from quarterdeck_shared.errors import RejectedError
 
 
 def create_home(path: Path, settings: Settings, clock: Clock) -> Home:
-    """Make the fleet home at ``path``: keys, authority, repository, settings.
+    """Make the fleet home at ``path``: keys, authority, repository, database, settings.
 
     It is built in a folder beside and renamed when it is complete.
 
@@ -120,6 +121,7 @@ def _fill(home: Home, settings: Settings, clock: Clock) -> None:
     Authority.create(home.authority, settings.fleet, clock)
     ensure_services(home, settings, clock)
     Repository.create(home, settings.classes, clock)
+    Store.open(home.database).close()
     write_durable(home.settings_file, render(settings).encode())
 
 
