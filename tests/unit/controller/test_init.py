@@ -37,7 +37,7 @@ def test_a_new_home_has_everything_and_only_its_owner_reads_the_keys(
     told = {place.file for place in key_places(home, CLASSES)}
     keys = {*home.path.rglob("*.key"), *home.keys.iterdir()}
     assert keys == told
-    assert not home.database.exists()
+    assert home.database.is_file()
     assert [file.name for file in home.path.parent.iterdir()] == ["home"]
 
 
