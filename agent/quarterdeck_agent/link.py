@@ -52,7 +52,6 @@ class Link:
         self._on_news = on_news
         self._connection = 0
         self._born = False
-        self._leaving = False
         self._controller = SessionState(online=False, boot=0, connection=0)
         self._events: deque[StepEvent] = deque(maxlen=EVENTS)
         self._due = asyncio.Event()
@@ -71,7 +70,6 @@ class Link:
         """Register the will and what is to be heard. Before the bus is started."""
         self._bus.set_will(self._will)
         self._bus.on_connected(self._on_connected)
-        self._bus.on_disconnected(self._on_disconnected)
         for pattern, handler in (
             (topics.down(self._device, topics.DOWN_ASSIGNMENT), self._hear_assignment),
             (topics.down(self._device, topics.DOWN_REBIRTH), self._hear_rebirth),
@@ -102,7 +100,6 @@ class Link:
 
     async def stop(self) -> None:
         """Say goodbye, if there is somebody to say it to."""
-        self._leaving = True
         if not self._bus.connected:
             return
         with suppress(QuarterdeckError, TimeoutError):
@@ -143,13 +140,9 @@ class Link:
         self._due.set()
         self._on_news()
 
-    def _on_disconnected(self) -> None:
-        if self._leaving:
-            return
-        log.warning("the connection to the broker is lost: %s", self._bus.trouble)
-
     def _hear_assignment(self, message: Message) -> None:
-        self._on_assignment(message.payload)
+        if message.payload:  # an empty one withdraws what was not begun (section 4)
+            self._on_assignment(message.payload)
 
     def _hear_rebirth(self, _message: Message) -> None:
         self._born = False
