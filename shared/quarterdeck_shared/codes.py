@@ -254,6 +254,11 @@ class Code(StrEnum):
     )
 
     # -- the operator's input ----------------------------------------------
+    DATA_UNAVAILABLE = (
+        "data_unavailable",
+        "A data set that is fetched when it is first needed could not be had.",
+        "Check the network and try again, or put the file where the detail says.",
+    )
     MODEL_INVALID = (
         "model_invalid",
         "The file is not an ONNX model that can be optimized.",

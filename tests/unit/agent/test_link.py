@@ -98,7 +98,7 @@ async def test_a_birth_comes_before_the_reported_state(desk: Desk) -> None:
 
 
 async def test_a_lost_connection_leaves_the_will_of_that_connection(desk: Desk) -> None:
-    await until(lambda: desk.states(), "the birth")
+    await until(desk.states, "the birth")
 
     desk.broker.disconnect("cam-1")
 
