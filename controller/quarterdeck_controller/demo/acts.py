@@ -111,7 +111,7 @@ def undo_worse(stage: Stage) -> Seen:
     evaluations = stage.optimize(3, "variants-3", evaluation=stage.material.right_arms)
     accepted = all(one.decision == "accepted" for one in evaluations)
     stage.release(3, "variants-3")
-    rollout = stage.roll_out(v(3), "all", waves=("100%",), soak_s=4)
+    rollout = stage.roll_out(v(3), "all", waves=("100%",), soak_s=3)
     sight = stage.observer.wait(
         f"all devices back on {v(2)}",
         lambda sight: all(sight.runs(device) == v(2) for device in FLEET),

@@ -34,7 +34,7 @@ from quarterdeck_shared.ids import release_id
 CHUNK_BYTES = 4096
 """Small chunks, so that an artifact of 400 kB takes a hundred of them."""
 
-TRANSFER_BYTES_S = 800_000
+TRANSFER_BYTES_S = 1_000_000
 SAMPLE_EVERY_S = 0.04
 WINDOW_S = 1.0
 START_TIMEOUT_S = 45.0
@@ -55,7 +55,7 @@ LATE = {"late-1": "board-arm64", "late-2": "board-arm64"}
 
 CAREFUL = {
     "waves": ("3", "60%", "100%"),
-    "soak_s": 2.5,
+    "soak_s": 2,
     "deadline_s": 40,
     "hold_s": 30,
     "probation_s": 1,
