@@ -4,10 +4,12 @@ import functools
 import io
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -110,7 +112,11 @@ def golden_bytes(count: int = VECTORS, *, width: int = 64, **arrays: object) -> 
 
 
 def evaluation(
-    name: str = "model", device_class: str = "cam", *, decision: str = "accepted"
+    name: str = "model",
+    device_class: str = "cam",
+    *,
+    decision: str = "accepted",
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Evaluation:
     """Return an evaluation record with plausible figures."""
     side = Side(
@@ -146,6 +152,7 @@ def evaluation(
             ),
             "limits": Limits(latency_ms=100, memory_mb=500),
             "labels": ("a", "b"),
+            "files": {name: sha256(data).hexdigest() for name, data in files.items()},
             "tried": (),
             "notes": (),
             "provenance": Provenance(
@@ -174,10 +181,11 @@ def write_variants(
     for device_class in classes:
         variant = folder / device_class
         variant.mkdir(parents=True, exist_ok=True)
-        (variant / "model.onnx").write_bytes(model_bytes(weight))
-        (variant / "golden.npz").write_bytes(golden_bytes())
-        record = evaluation(name, device_class, decision=decision)
-        (variant / "evaluation.json").write_bytes(record.encode())
+        files = {"model.onnx": model_bytes(weight), "golden.npz": golden_bytes()}
+        record = evaluation(name, device_class, decision=decision, files=files)
+        files["evaluation.json"] = record.encode()
+        for file, data in files.items():
+            (variant / file).write_bytes(data)
     return folder
 
 

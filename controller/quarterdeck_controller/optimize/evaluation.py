@@ -103,6 +103,7 @@ class Evaluation(Wire):
         golden_measured: What the variant reached here.
         labels: Names of the classes in the order of the scores; may be empty.
         threads: Intra-op threads, here and on the device.
+        files: The sha256 of the files beside this one that it speaks of.
         tried: Every candidate.
         notes: What was done to the model on the way, and what to know.
     """
@@ -131,6 +132,7 @@ class Evaluation(Wire):
     limits: Limits
     labels: tuple[str, ...] = Field(default=(), max_length=4096)
     threads: int = Field(default=1, ge=1, le=64)
+    files: dict[str, Sha256]
     tried: tuple[Tried, ...]
     notes: tuple[str, ...]
     provenance: Provenance

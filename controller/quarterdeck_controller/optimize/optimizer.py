@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -248,6 +249,8 @@ def _conclude(
     candidates = [record.candidate(ready, reference, one, profile) for one in tried]
     choice = choose(candidates, profile)
     taken = variants[choice.candidate.recipe] if choice.candidate else None
+    model = taken.path.read_bytes() if taken else None
+    vectors = _golden_of(ready, reference, profile)
     evaluation = record.write_record(
         ready,
         reference,
@@ -256,17 +259,22 @@ def _conclude(
         candidates,
         context=_context(run.options),
         notes=ready.notes + (taken.notes if taken else ()),
+        files=_digests(model, vectors),
     )
+    return Optimization(profile, evaluation, model, vectors)
+
+
+def _golden_of(ready: trial.Ready, reference: Reference, profile: Profile) -> bytes:
     rows = np.array(reference.rows[profile.golden.count])
-    vectors = samples_of.pick(ready.data.evaluation, rows).inputs
-    return Optimization(
-        profile=profile,
-        evaluation=evaluation,
-        model=taken.path.read_bytes() if taken else None,
-        golden=golden.encode(
-            vectors, ready.source.score_output, reference.scores[rows]
-        ),
-    )
+    inputs = samples_of.pick(ready.data.evaluation, rows).inputs
+    return golden.encode(inputs, ready.source.score_output, reference.scores[rows])
+
+
+def _digests(model: bytes | None, vectors: bytes) -> dict[str, str]:
+    if model is None:
+        return {}
+    files = {"model.onnx": model, "golden.npz": vectors}
+    return {name: sha256(data).hexdigest() for name, data in files.items()}
 
 
 def _context(options: Options) -> Context:

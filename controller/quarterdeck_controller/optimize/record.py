@@ -81,6 +81,7 @@ def write_record(
     *,
     context: Context,
     notes: tuple[str, ...],
+    files: Mapping[str, str],
 ) -> Evaluation:
     """Return the evaluation record of a decision."""
     taken = choice.candidate
@@ -109,6 +110,7 @@ def write_record(
         limits=profile.limits(),
         labels=context.labels,
         threads=profile.threads,
+        files=dict(files),
         tried=tuple(_tried(one, profile) for one in candidates),
         notes=notes,
         provenance=Provenance(

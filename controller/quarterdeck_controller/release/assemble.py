@@ -4,6 +4,7 @@ The folder holds ``<class>/model.onnx``, ``golden.npz`` and ``evaluation.json`` 
 device class, as ``quarterdeck model optimize`` writes them.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,6 +135,8 @@ def _read(folder: Path, name: str, override: str | None) -> Draft:
         model_onnx = _bytes(folder / "model.onnx", MAX_ARTIFACT_BYTES)
         golden_npz = _bytes(folder / "golden.npz", MAX_ARTIFACT_BYTES)
         check_golden(golden_npz, check_model(model_onnx), evaluation.golden)
+        _check_same_bytes(evaluation, "model.onnx", model_onnx)
+        _check_same_bytes(evaluation, "golden.npz", golden_npz)
     except RejectedError as error:
         raise RejectedError(error.code, f"{folder.name}: {error.detail}") from error
     files: Mapping[PartName, bytes] = {
@@ -174,6 +177,17 @@ def _check_evaluation(
             Code.BUDGET_MISSED,
             f"the evaluation refused it: {evaluation.reason}. Release the others with "
             "--class, or this one too with --override and the reason why",
+        )
+
+
+def _check_same_bytes(evaluation: Evaluation, name: PartName, data: bytes) -> None:
+    found, measured = hashlib.sha256(data).hexdigest(), evaluation.files.get(name)
+    if found != measured:
+        raise RejectedError(
+            Code.CONFLICT,
+            f"{name} has the sha256 {found[:12]}, evaluation.json measured "
+            f"{measured[:12] if measured else 'none'}: it was changed afterwards; "
+            "optimize again",
         )
 
 

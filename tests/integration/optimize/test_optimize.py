@@ -1,3 +1,4 @@
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,8 @@ def test_the_record_reads_back_as_it_was_written(
     assert read_evaluation(folder) == result.evaluation
     assert '"float"' in (folder / "evaluation.json").read_text("utf-8")
     assert (folder / "model.onnx").read_bytes() == result.model
+    for name, digest in result.evaluation.files.items():
+        assert sha256((folder / name).read_bytes()).hexdigest() == digest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway-x86"]
 
 

@@ -211,6 +211,13 @@ WRONG = {
         "hidden",
     ),
     "custom": ("model.onnx", custom(model_bytes()), Code.MODEL_INVALID, "my.ops.Evil"),
+    "another model": ("model.onnx", model_bytes(2.0), Code.CONFLICT, "changed after"),
+    "other vectors": (
+        "golden.npz",
+        golden_bytes(input__x=np.zeros((8, 64), np.float32)),
+        Code.CONFLICT,
+        "changed after",
+    ),
     "no npz": ("golden.npz", b"PK\x03\x04", Code.DATA_INVALID, "npz"),
     "pickle": (
         "golden.npz",
