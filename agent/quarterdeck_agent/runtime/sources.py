@@ -170,17 +170,29 @@ def _label(path: Path, line: int, row: list[str]) -> tuple[str, int]:
 
 
 async def pump(source: Source, server: Server) -> None:
-    """Have the server answer every sample of ``source``, one at a time."""
+    """Have the server answer every sample of ``source``, one at a time.
+
+    A sample that comes before a model is active waits for one: it may not come again.
+    """
     async for sample in source.samples():
-        try:
-            await server.infer(sample.payload, sample.label)
-        except QuarterdeckError as error:
-            if error.code is Code.REQUEST_INVALID:
-                source.reject(sample, error.detail)
-            elif error.code is Code.NOTHING_ACTIVE:
-                await asyncio.sleep(_IDLE_S)
-            else:
-                log.debug("sample %s got no answer: %s", sample.name, error)
+        settled = False
+        while not settled:
+            settled = await _offer(sample, source, server)
+
+
+async def _offer(sample: Sample, source: Source, server: Server) -> bool:
+    """Return whether the sample is done with; False after a rest without a model."""
+    try:
+        await server.infer(sample.payload, sample.label)
+    except QuarterdeckError as error:
+        if error.code is Code.NOTHING_ACTIVE:
+            await asyncio.sleep(_IDLE_S)
+            return False
+        if error.code is Code.REQUEST_INVALID:
+            source.reject(sample, error.detail)
+        else:
+            log.debug("sample %s got no answer: %s", sample.name, error)
+    return True
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from quarterdeck_agent.runtime.server import LOOP_CRASHES, QUEUE_LENGTH, Server
+from quarterdeck_agent.runtime.sources import DirectorySource, pump
 from quarterdeck_agent.update.slots import Slots
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
@@ -260,6 +261,27 @@ async def test_without_a_model_a_request_is_turned_away(slots: Slots) -> None:
             await server.infer(npy())
 
     assert caught.value.code is Code.NOTHING_ACTIVE
+
+
+async def test_samples_that_come_before_a_model_wait_for_it(
+    slots: Slots, tmp_path: Path
+) -> None:
+    artifact = install(slots, linear_model(0), golden_vectors(0))
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for name in ("a.npy", "b.npy"):
+        (folder / name).write_bytes(npy())
+    source = DirectorySource(folder, interval_s=0, repeat=False)
+
+    async with serving(slots) as (server, meter):
+        pumping = asyncio.create_task(pump(source, server))
+        await until(lambda: source._taken, "the first sample")
+        await server.serve(artifact)
+        await until(lambda: len(meter.answers) == 2, "both answers")
+        pumping.cancel()
+        await asyncio.gather(pumping, return_exceptions=True)
+
+    assert meter.answers == [(artifact, 0), (artifact, 0)]
 
 
 async def test_requests_past_the_bound_are_turned_away_at_once(slots: Slots) -> None:
