@@ -1,6 +1,6 @@
 """What the agent says of itself to whoever stands beside the device."""
 
-import json
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -150,8 +150,8 @@ def render(shown: dict[str, object]) -> str:
         trouble = shown.get(name)
         if isinstance(trouble, dict):
             lines.append(f"{name:9} {_explained(trouble)}")
-    if shown.get("totals"):
-        lines.append(f"requests  {json.dumps(shown['totals'])}")
+    if isinstance(shown.get("totals"), dict) and shown["totals"]:
+        lines.append(f"requests  {_counted(shown['totals'])}")
     lines += [
         f"refuses   {entry['digest'][:12]}: {entry['code']}"
         for entry in _listed(shown.get("quarantine"))
@@ -193,6 +193,22 @@ def _outcome(shown: dict[str, object]) -> str:
         return "none yet"
     text = f"{update['outcome']} (assignment {update['sequence']})"
     return f"{text}: {_explained(update)}" if update.get("code") else text
+
+
+def _counted(totals: object) -> str:
+    """Return the counts since the agent's start, as a sentence."""
+    counts = Counter(totals if isinstance(totals, dict) else {})
+    text = f"{counts['requests']} answered, {counts['errors']} failed"
+    if counts["dropped"]:
+        text += f", {counts['dropped']} turned away"
+    if counts["restarts"]:
+        text += f", {counts['restarts']} restarts of the worker"
+    if counts["labelled"]:
+        share = counts["right"] / counts["labelled"]
+        text += (
+            f"; {counts['right']} of {counts['labelled']} labelled right ({share:.1%})"
+        )
+    return text
 
 
 def _explained(trouble: dict[str, object]) -> str:

@@ -173,7 +173,7 @@ def _identity(device: Device) -> dict[str, object]:
         "device": device.id,
         "class": device.device_class,
         "tags": list(device.tags),
-        "enrolled": device.enrolled_at.isoformat(),
+        "enrolled": device.enrolled_at.isoformat(timespec="seconds"),
     }
 
 
@@ -218,7 +218,7 @@ def _summary(
         "v": 1,
         **_identity(device),
         "presence": _presence(presence, now).replace(" ", "_"),
-        "seen": presence.last_seen.isoformat() if presence else None,
+        "seen": presence.last_seen.isoformat(timespec="seconds") if presence else None,
         "release": standing.active_release if standing else None,
         "artifact": standing.active_digest if standing else None,
         "outcome": standing.outcome if standing else None,
@@ -260,8 +260,8 @@ def _why(records: Records, assigned: Assigned | None) -> dict[str, object]:
     return {
         "assigned": assigned.runs.release,
         "sequence": assigned.sequence,
-        "issued": assigned.issued.isoformat(),
-        "expires": assigned.expires.isoformat(),
+        "issued": assigned.issued.isoformat(timespec="seconds"),
+        "expires": assigned.expires.isoformat(timespec="seconds"),
         "delivered": "to the broker" if assigned.published else "not yet",
         "why": f"{assigned.reason}{said}",
     }
