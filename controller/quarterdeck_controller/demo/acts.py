@@ -203,7 +203,7 @@ def resume_killed(stage: Stage) -> Seen:
         half(REFUSAL_TIMEOUT_S)
         stage.processes.kill("late-2")
     kept = _bytes_on_disk(index, stage.bundle("late-2") / "state/slots" / artifact)
-    stage.observer.mark("killed")
+    stage.observer.mark("† SIGKILL")
     stage.start_agent("late-2")
     rollout = stage.wait_ended(begun)
     received, twice = stage.received("late-2")

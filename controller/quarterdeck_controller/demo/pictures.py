@@ -26,7 +26,7 @@ def draw_rollouts(timeline: Timeline, end_s: float, path: Path) -> None:
     axes = figure.add_subplot()
     for row, device in enumerate(reversed(devices)):
         _draw_device(axes, row, timeline.of(device), end_s, colours)
-    _draw_marks(axes, timeline, len(devices))
+    _draw_marks(axes, timeline)
     axes.set_yticks(range(len(devices)), list(reversed(devices)))
     axes.set_xlim(0, end_s)
     axes.set_xlabel("seconds since the demo began")
@@ -37,14 +37,8 @@ def draw_rollouts(timeline: Timeline, end_s: float, path: Path) -> None:
     handles.append(
         Line2D([], [], color=BAD, marker="x", ls="", label="refused, undone")
     )
-    axes.legend(
-        handles=handles,
-        ncols=6,
-        loc="lower left",
-        bbox_to_anchor=(0, -0.32),
-        frameon=False,
-    )
-    axes.set_title("What each device ran", loc="left", pad=46, color=INK)
+    figure.legend(handles=handles, ncols=6, loc="outside lower left", frameon=False)
+    axes.set_title("What each device ran", loc="left", pad=44, color=INK)
     figure.savefig(path, dpi=DPI)
 
 
@@ -65,19 +59,29 @@ def _draw_device(
             axes.plot(change.at_s, row, "x", color=BAD, ms=8, mew=2)
 
 
-def _draw_marks(axes: Axes, timeline: Timeline, rows: int) -> None:
-    for mark in timeline.marks:
+def _draw_marks(axes: Axes, timeline: Timeline) -> None:
+    """Draw a letter where each act begins; what they stand for is written above."""
+    for number, mark in enumerate(timeline.marks):
         axes.axvline(mark.at_s, color=FAINT, lw=0.8, ls=":")
-        axes.text(
-            mark.at_s,
-            rows - 0.4,
-            mark.text,
-            rotation=28,
-            ha="left",
-            va="bottom",
-            fontsize=8,
+        axes.annotate(
+            mark.text.partition(" ")[0],
+            (mark.at_s, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3 + 11 * (number % 2)),  # neighbours may be close
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
             color=INK,
         )
+    axes.annotate(
+        "   ".join(mark.text for mark in timeline.marks),
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 30),
+        textcoords="offset points",
+        fontsize=8.5,
+        color=FAINT,
+    )
 
 
 def draw_accuracy(windows: Mapping[str, Sequence[Window]], path: Path) -> None:

@@ -130,7 +130,7 @@ def play(
 def _play_one(stage: Stage, name: str, title: str, act: Act) -> Played:
     letter = chr(ord("a") + list(ACTS).index(name)) if name in ACTS else " "
     stage.screen.act(letter, title)
-    stage.observer.mark(name)
+    stage.observer.mark(f"{letter} {name}")
     began_s = stage.observer.elapsed_s
     try:
         seen = act(stage)
