@@ -46,6 +46,15 @@ class Reader:
         Raises:
             RejectedError: ``MALFORMED`` at the record's end or past 64 bits.
         """
+        # Nearly all are of one byte, and a controller reads a hundred a window.
+        if self._at < len(self._data):
+            byte = self._data[self._at]
+            if byte < _CONTINUED:
+                self._at += 1
+                return byte
+        return self._of_several_bytes()
+
+    def _of_several_bytes(self) -> int:
         value = 0
         for shift in range(0, MAX_BITS + 6, 7):
             byte = self.take(1)[0]
