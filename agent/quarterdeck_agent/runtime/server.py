@@ -101,6 +101,7 @@ class Server:
         self._session: Session | None = None
         self._warm: Session | None = None
         self._ready = asyncio.Event()
+        self._has_active = asyncio.Event()
         self._tally = Tally()
         self._crashes: tuple[float, ...] = ()
         self._attempts = 0
@@ -168,6 +169,10 @@ class Server:
         self._tally, self._crashes, self._attempts = Tally(), (), 0
         self._meter.swapped(artifact)
         self._ready.set()
+        if artifact is None:
+            self._has_active.clear()
+        else:
+            self._has_active.set()
         _say_serving(session)
         if old is not None:
             task = asyncio.create_task(old.retire(self._request_s), name="retire")
@@ -184,6 +189,10 @@ class Server:
         return None if artifact is None else await self._start_or_none(artifact)
 
     # -- for sources and applications ----------------------------------------
+
+    async def until_active(self) -> None:
+        """Return once there is a model, however long that takes."""
+        await self._has_active.wait()
 
     async def infer(self, payload: bytes, label: int | None = None) -> Reply:
         """Return the active model's answer.

@@ -181,12 +181,12 @@ async def pump(source: Source, server: Server) -> None:
 
 
 async def _offer(sample: Sample, source: Source, server: Server) -> bool:
-    """Return whether the sample is done with; False after a rest without a model."""
+    """Return whether the sample is done with; False after a wait for a model."""
     try:
         await server.infer(sample.payload, sample.label)
     except QuarterdeckError as error:
         if error.code is Code.NOTHING_ACTIVE:
-            await asyncio.sleep(_IDLE_S)
+            await server.until_active()
             return False
         if error.code is Code.REQUEST_INVALID:
             source.reject(sample, error.detail)
