@@ -5,6 +5,7 @@ Every figure stands beside a comparator from the same run. Nothing is judged her
 
 import argparse
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("\n".join(f"{name:10} {_about(name)}" for name in BENCHMARKS))
         return 0
     logging.basicConfig(level=logging.ERROR)
+    # told to end, too, it ends the processes that it started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sections = [_section(name, quick=given.quick) for name in given.names or BENCHMARKS]
     show: Callable[..., str] = to_json if given.json else render
     _say(show(sections, machine(Path(tempfile.gettempdir()))))

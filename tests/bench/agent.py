@@ -165,7 +165,9 @@ async def _until_serving(site: Site, bundle: Path) -> "subprocess.Popen[bytes]":
 
 
 def _has_inferred(seen: Seen) -> bool:
-    return any(window.requests > window.errors for window in seen.windows)
+    """Return whether this boot has inferred; windows of the one before come late."""
+    boots = {state.boot for state in seen.states if state.online}
+    return any(w.boot in boots and w.requests > w.errors for w in seen.windows)
 
 
 async def _at_rest(site: Site, bundle: Path, idle_s: float) -> list[Figure]:

@@ -141,13 +141,13 @@ async def _swap(
     lost = load.lost + meter.failures + meter.drops + load.asked - len(load.answers)
     return [
         Figure(
-            f"requests lost in {times} swaps under load",
+            "requests lost while swapping under load",
             load.asked,
             lost,
             "lost",
             "none",
             0,
-            f"{CLIENTS} clients without a pause",
+            f"{times} swaps, {CLIENTS} clients without a pause",
         ),
         Figure(
             "longest pause between answers, swapping",

@@ -66,15 +66,10 @@ async def _accepting(world: World, folder: Path, rounds: int) -> list[Figure]:
             warm.append(await _judging(device, second))
             again = len(site.asked) - asked
     files = len(site.asked) // rounds - again
-    cost = _verification()
-    checks, rechecks = _verifications(world, first, second)
+    counted, limit = world.device(state="counted"), _verification()
     return [
-        _accepted(
-            "cold", cold, checks * cost, f"{checks} verifications; {files} files"
-        ),
-        _accepted(
-            "warm", warm, rechecks * cost, f"{rechecks} verifications; {again} file(s)"
-        ),
+        _accepted("cold", cold, _costs(counted, first), limit, files),
+        _accepted("warm", warm, _costs(counted, second), limit, again),
         Figure(
             "accept, cold: median",
             rounds,
@@ -92,15 +87,18 @@ async def _judging(trust: Trust, envelope: bytes) -> float:
     return await asyncio.to_thread(seconds, lambda: trust.accept(envelope))
 
 
-def _accepted(how: str, spans: list[float], limit: float, note: str) -> Figure:
+def _accepted(
+    how: str, spans: list[float], costs: "_Costs", limit: float, files: int
+) -> Figure:
     return Figure(
         f"accept, {how}: median",
         len(spans),
         median(spans) * MS,
         "ms",
         "its Ed25519 verifications",
-        limit * MS,
-        f"{note}, two floors fsynced",
+        costs.verifications * limit * MS,
+        f"{costs.verifications} verifications, {costs.syncs} fsyncs,"
+        f" {files} files over the bus",
     )
 
 
@@ -128,22 +126,29 @@ async def _site(world: World, folder: Path) -> AsyncIterator[_Site]:
         await yard.end()
 
 
-def _verifications(world: World, first: bytes, second: bytes) -> tuple[int, int]:
-    """Return how many signatures a cold and a warm accept verify."""
-    trust = world.device(state="counted")
-    return _counted(trust, first), _counted(trust, second)
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """What one accept cannot do without."""
+
+    verifications: int
+    syncs: int
 
 
-def _counted(trust: Trust, envelope: bytes) -> int:
+def _costs(trust: Trust, envelope: bytes) -> _Costs:
     profile = cProfile.Profile()
     profile.runcall(trust.accept, envelope)
-    return sum(entry.callcount for entry in profile.getstats() if _verifies(entry.code))
+    calls = [(_called(entry.code), entry.callcount) for entry in profile.getstats()]
+    return _Costs(
+        sum(count for name, count in calls if name == "verify_signature"),
+        sum(count for name, count in calls if name == "fsync"),
+    )
 
 
-def _verifies(code: CodeType | str) -> bool:
+def _called(code: CodeType | str) -> str:
+    """Return the name of a profiled function that counts, else nothing."""
     if isinstance(code, str):
-        return False
-    return code.co_name == "verify_signature" and "securesystemslib" in code.co_filename
+        return "fsync" if "posix.fsync" in code else ""
+    return code.co_name if "securesystemslib" in code.co_filename else ""
 
 
 def _verification() -> float:
