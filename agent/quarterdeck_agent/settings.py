@@ -10,6 +10,7 @@ from quarterdeck_shared.bus.port import Endpoint
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.device import Isa
 from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.explain import explain
 from quarterdeck_shared.ids import ClassName, DeviceId
 
 
@@ -83,10 +84,7 @@ def load_settings(path: Path) -> Settings:
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        detail = f"{path}: {where}: {first['msg']}, got {first['input']!r}"
-        raise invalid(detail) from error
+        raise invalid(f"{path}: {explain(error)}") from error
     return _resolved(settings, path.resolve().parent)
 
 

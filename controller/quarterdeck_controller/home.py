@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.explain import explain
 from quarterdeck_shared.ids import ClassName
 
 
@@ -84,10 +85,15 @@ class Home:
         try:
             text = self.settings_file.read_text("utf-8")
             return Settings.model_validate(tomllib.loads(text))
-        except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
-            raise RejectedError(
-                Code.HOME_INVALID, f"{self.settings_file}: {error}"
-            ) from error
+        except ValidationError as error:
+            raise self._invalid(explain(error)) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise self._invalid(f"it is not TOML: {error}") from error
+        except OSError as error:
+            raise self._invalid(str(error.strerror)) from error
+
+    def _invalid(self, why: str) -> RejectedError:
+        return RejectedError(Code.HOME_INVALID, f"{self.settings_file}: {why}")
 
     @property
     def settings_file(self) -> Path:

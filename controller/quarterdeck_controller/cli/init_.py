@@ -13,6 +13,7 @@ from quarterdeck_controller.optimize.profile import profile_names
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.explain import explain
 
 _NEXT = "quarterdeck model optimize MODEL --name NAME --calibration C --evaluation E"
 
@@ -52,12 +53,9 @@ def _settings(
             {"fleet": fleet, "classes": classes, "broker": broker}
         )
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        code = Code.NAME_INVALID if where.startswith("cl") else Code.SETTINGS_INVALID
-        raise RejectedError(
-            code, f"{where}: {first['msg']}, got {first['input']!r}"
-        ) from error
+        named = {str(one["loc"][0]) for one in error.errors()}
+        code = Code.NAME_INVALID if "classes" in named else Code.SETTINGS_INVALID
+        raise RejectedError(code, explain(error)) from error
 
 
 def _as_json(made: Home, settings: Settings) -> dict[str, object]:
