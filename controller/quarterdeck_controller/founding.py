@@ -1,5 +1,6 @@
 """Make a fleet home: all of it, or nothing."""
 
+import errno
 import glob
 import json
 import os
@@ -47,8 +48,10 @@ def create_home(path: Path, settings: Settings, clock: Clock) -> Home:
         beside.rename(path)
         sync_folder(path.parent)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RejectedError(
-            Code.CONFLICT, f"{path} cannot be made: {error.strerror}"
+            Code.DISK_FULL if full else Code.DISK_FAILED,
+            f"{path} cannot be made: {error.strerror}",
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -1,6 +1,8 @@
 """The controller's process: the only place that wires its parts together."""
 
 import asyncio
+import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -8,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TextIO
 
 from quarterdeck_controller.announce import Announcer
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
@@ -250,7 +253,7 @@ def _password(home: Home, settings: Settings) -> str | None:
 @contextmanager
 def _only_one(home: Home) -> Iterator[None]:
     """Hold the home, so that two controllers never decide for one fleet."""
-    with (home.path / "serve.lock").open("a+") as lock:
+    with _lock_file(home) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -259,10 +262,22 @@ def _only_one(home: Home) -> Iterator[None]:
                 Code.CONFLICT,
                 f"{home.path} is served by process {lock.read(16).strip()} already",
             ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        # On a full disk nobody can be told who holds it, which is no reason to stop.
+        with contextlib.suppress(OSError):
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), str(os.getpid()).encode())
         yield
+
+
+def _lock_file(home: Home) -> TextIO:
+    try:
+        return (home.path / "serve.lock").open("a+")
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise RejectedError(
+            Code.DISK_FULL if full else Code.DISK_FAILED,
+            f"{home.path} cannot be written: {error.strerror}",
+        ) from error
 
 
 def unwrap(group: BaseExceptionGroup[BaseException]) -> QuarterdeckError | None:

@@ -6,6 +6,7 @@ is found again; it is only ever ended after its command line proved that it is o
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -221,8 +222,14 @@ def _check_port(endpoint: Endpoint) -> None:
             probe.bind((endpoint.host, endpoint.port))
         except OSError as error:
             where = f"{endpoint.host}:{endpoint.port}"
+            if error.errno == errno.EADDRINUSE:
+                raise RejectedError(
+                    Code.PORT_TAKEN, f"{where}: {error.strerror}"
+                ) from error
             raise RejectedError(
-                Code.PORT_TAKEN, f"{where}: {error.strerror}"
+                Code.BROKER_FAILED,
+                f"it cannot listen at {where}: {error.strerror}; host and port in"
+                " settings.toml must be of this machine",
             ) from error
 
 

@@ -6,9 +6,11 @@ commit is synced to the disk before it returns, because what follows a commit (a
 assignment published, a window acknowledged) cannot be taken back.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc, text
@@ -49,7 +51,7 @@ class Database:
         """Give a connection that sees one unchanging state.
 
         Raises:
-            QuarterdeckError: ``STORE_BUSY`` or ``HOME_INVALID``.
+            QuarterdeckError: ``STORE_BUSY``, ``DISK_FAILED`` or ``HOME_INVALID``.
         """
         with self._translated(), self._engine.begin() as connection:
             yield connection
@@ -61,7 +63,8 @@ class Database:
         Everything in the block is committed together, or nothing is.
 
         Raises:
-            QuarterdeckError: ``STORE_BUSY``, ``DISK_FULL`` or ``HOME_INVALID``.
+            QuarterdeckError: ``STORE_BUSY``, ``DISK_FULL``, ``DISK_FAILED`` or
+                ``HOME_INVALID``.
         """
         writer = self._engine.execution_options(immediate=True)
         with self._translated(), writer.begin() as connection:
@@ -117,10 +120,24 @@ def _prepare(engine: Engine, path: Path) -> None:
             connection.execute(text(f"PRAGMA user_version = {SCHEMA_VERSION}"))
 
 
+_TRANSIENT = MappingProxyType(
+    {
+        sqlite3.SQLITE_BUSY: Code.STORE_BUSY,
+        sqlite3.SQLITE_LOCKED: Code.STORE_BUSY,
+        sqlite3.SQLITE_FULL: Code.DISK_FULL,
+        sqlite3.SQLITE_IOERR: Code.DISK_FAILED,
+        sqlite3.SQLITE_READONLY: Code.DISK_FAILED,
+        sqlite3.SQLITE_CANTOPEN: Code.DISK_FAILED,
+    }
+)
+"""What may work later. A full disk shows as an I/O error, too, when it is the shared
+memory beside the file that finds no room."""
+
+
 def _translate(path: Path, error: exc.DatabaseError) -> QuarterdeckError:
-    words = str(error.orig)
-    if "locked" in words or "busy" in words:
-        return TransientError(Code.STORE_BUSY, f"{path}: {words}")
-    if "full" in words:
-        return TransientError(Code.DISK_FULL, f"{path}: {words}")
-    return RejectedError(Code.HOME_INVALID, f"{path}: {words}")
+    # The low byte is the primary result code; the others say more of the same.
+    primary = getattr(error.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    code, told = _TRANSIENT.get(primary), f"{path}: {error.orig}"
+    if code is None:
+        return RejectedError(Code.HOME_INVALID, told)
+    return TransientError(code, told)

@@ -126,7 +126,7 @@ def test_a_place_that_cannot_be_written_is_named(
     with pytest.raises(RejectedError, match="cannot be made") as refusal:
         make_home(tmp_path / "file" / "home", clock)
 
-    assert refusal.value.code is Code.CONFLICT
+    assert refusal.value.code is Code.DISK_FAILED
 
 
 def test_a_bundle_is_what_an_agent_starts_from(
