@@ -53,7 +53,7 @@ class Code(StrEnum):
     CERTIFICATE_INVALID = (
         "certificate_invalid",
         "A certificate has expired, or is not trusted by the other end.",
-        "Check the clock, then enrol the device again.",
+        "Check the clock, then renew it: device enrol --again.",
     )
     BROKER_MISSING = (
         "broker_missing",
@@ -161,13 +161,13 @@ class Code(StrEnum):
     )
     DISK_FULL = (
         "disk_full",
-        "There is not enough room on the device's disk.",
-        "Free space in the state directory; it is tried again.",
+        "There is not enough room on the disk.",
+        "Free space where the detail says; a device then goes on by itself.",
     )
     DISK_FAILED = (
         "disk_failed",
-        "The device's disk could not be read or written.",
-        "Check the disk and the permissions of the state directory.",
+        "The disk could not be read or written.",
+        "Check the disk, and the permissions of what the detail names.",
     )
     FETCH_STALLED = (
         "fetch_stalled",
@@ -221,7 +221,7 @@ class Code(StrEnum):
     SETTINGS_INVALID = (
         "settings_invalid",
         "The settings cannot be used.",
-        "Mend the line named, or enrol the device again.",
+        "Mend what is named; device enrol --again writes a device's settings anew.",
     )
     STATE_DAMAGED = (
         "state_damaged",

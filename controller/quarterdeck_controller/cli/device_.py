@@ -10,7 +10,7 @@ from quarterdeck_controller.cli.opened import Opened, ago, opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import out, print_json, print_table
 from quarterdeck_controller.fleet.enrol import write_bundle
-from quarterdeck_controller.fleet.inventory import enrol, select
+from quarterdeck_controller.fleet.inventory import enrol, known, select
 from quarterdeck_controller.fleet.presence import duplicate
 from quarterdeck_controller.store.records import (
     Assigned,
@@ -50,6 +50,12 @@ def enrol_(
         Path | None,
         typer.Option(help="The folder of samples that its agent runs on."),
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="A new certificate and bundle for a device there is."
+        ),
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,8 +66,12 @@ def enrol_(
         # The record is committed after the bundle is complete: a failure to write
         # one leaves no device that nobody can start.
         with fleet.store.write() as records:
-            enrolled = enrol(
-                records, device, device_class, tags=tag or (), now=fleet.clock.now()
+            enrolled = (
+                known(records, device, device_class)
+                if again
+                else enrol(
+                    records, device, device_class, tags=tag or (), now=fleet.clock.now()
+                )
             )
             write_bundle(
                 fleet.home, device, device_class, folder, fleet.clock, source=source

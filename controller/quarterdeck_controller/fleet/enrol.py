@@ -1,5 +1,6 @@
 """Write the folder that makes a machine a device of this fleet."""
 
+import errno
 import json
 import shutil
 from collections.abc import Sequence
@@ -57,9 +58,10 @@ def write_bundle(
     ``AgentOptions``.
 
     Raises:
-        RejectedError: ``CONFLICT`` when ``out`` exists and is not an empty folder or
-            cannot be written, ``NOT_FOUND`` for a class without a signing role,
-            ``NAME_INVALID`` for a name that no device may have.
+        RejectedError: ``CONFLICT`` when ``out`` exists and is not an empty folder,
+            ``DISK_FULL`` or ``DISK_FAILED`` when it cannot be written, ``NOT_FOUND``
+            for a class without a signing role, ``NAME_INVALID`` for a name that no
+            device may have.
     """
     settings, out = home.settings(), out.absolute()
     _check(out, device_class, settings)
@@ -81,8 +83,10 @@ def write_bundle(
         beside.rename(out)
         sync_folder(out.parent)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RejectedError(
-            Code.CONFLICT, f"{out} cannot be written: {error.strerror}"
+            Code.DISK_FULL if full else Code.DISK_FAILED,
+            f"{out} cannot be written: {error.strerror}",
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

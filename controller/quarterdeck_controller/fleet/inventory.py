@@ -108,6 +108,24 @@ def enrol(
     return enrolled
 
 
+def known(records: Records, device: str, device_class: str) -> Device:
+    """Return a device that is enrolled already, to write its bundle anew.
+
+    Raises:
+        RejectedError: ``NOT_FOUND``, or ``CONFLICT`` when it is of another class.
+    """
+    found = records.devices.get(device)
+    if found is None:
+        raise RejectedError(Code.NOT_FOUND, f"no device {device}")
+    if found.device_class != device_class:
+        raise RejectedError(
+            Code.CONFLICT,
+            f"device {device} is of class {found.device_class}, now {device_class} was"
+            " asked for; enrol it under another id",
+        )
+    return found
+
+
 def _check_new(
     records: Records, device: str, device_class: str, tags: Iterable[str]
 ) -> None:
@@ -119,12 +137,13 @@ def _check_new(
         raise RejectedError(
             Code.NAME_INVALID, f"{len(named)} tags, at most {MAX_TAGS} allowed"
         )
-    known = records.devices.get(device)
-    if known is not None:
+    there = records.devices.get(device)
+    if there is not None:
         raise RejectedError(
             Code.CONFLICT,
-            f"device {device} was enrolled at {known.enrolled_at:%Y-%m-%d %H:%M} as"
-            f" {known.device_class}, now {device_class} was asked for",
+            f"device {device} was enrolled at {there.enrolled_at:%Y-%m-%d %H:%M} as"
+            f" {there.device_class}, now {device_class} was asked for; take another"
+            " id, or write its bundle anew with --again",
         )
 
 
