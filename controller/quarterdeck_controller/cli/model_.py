@@ -31,7 +31,7 @@ from quarterdeck_controller.optimize.recipe import KINDS, Kind
 from quarterdeck_controller.optimize.report import report
 from quarterdeck_controller.optimize.sandbox import Sandbox
 from quarterdeck_controller.optimize.steps import Source, Tensor
-from quarterdeck_controller.optimize.write import write
+from quarterdeck_controller.optimize.write import check_writable, write
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 
@@ -86,6 +86,7 @@ def optimize(
 
     Exit code 0 when every class was accepted, 3 when some were refused.
     """
+    check_writable(out_folder)
     profiles = [load_profile(k) for k in device_class or profile_names()]
     options = Options(
         name=name,
@@ -184,12 +185,26 @@ def _kind(word: str) -> Kind:
 def _read_labels(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
-    path = Path(text)
-    if path.is_file():
+    names = _lines(Path(text)) if "," not in text else text.split(",")
+    named = tuple(name.strip() for name in names if name.strip())
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        raise RejectedError(
+            Code.DATA_INVALID, f"--labels {text}: named twice: {', '.join(twice)}"
+        )
+    return named
+
+
+def _lines(path: Path) -> list[str]:
+    try:
         with path.open("rb") as file:
-            lines = file.read(MAX_LABELS_BYTES).decode("utf-8", "replace").splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
-    return tuple(part.strip() for part in text.split(","))
+            return file.read(MAX_LABELS_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError as error:
+        raise RejectedError(
+            Code.DATA_INVALID,
+            f"--labels {path}: {error.strerror}; give a file with a name a line, or "
+            "names joined by commas",
+        ) from error
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 
 LABELS = "labels"
+_ZIP = b"PK"
 Array = NDArray[Any]
 
 
@@ -61,9 +62,13 @@ def load_samples(path: Path) -> Samples:
     """
     try:
         with path.open("rb") as file:
+            if not file.read(len(_ZIP)).startswith(_ZIP):
+                raise _invalid(
+                    f"{path} is no .npz file, such as numpy.savez writes, one array "
+                    "per model input"
+                )
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise _invalid(f"{path} is a single array; bring an .npz file")
             arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
         why = error.strerror or "it is no .npz file"

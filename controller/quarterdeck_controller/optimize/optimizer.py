@@ -309,11 +309,7 @@ def _check_options(options: Options, profiles: Sequence[Profile]) -> None:
             Code.PROFILE_INVALID, f"a class is asked for twice: {', '.join(names)}"
         )
     if not is_name(options.name):
-        raise RejectedError(
-            Code.MODEL_INVALID,
-            f"{options.name!r} cannot name a model: use lower-case letters, digits "
-            "and inner hyphens, 64 at most",
-        )
+        raise RejectedError(Code.NAME_INVALID, f"{options.name!r} cannot name a model")
 
 
 def _check_scores(scores: Array, count: int) -> None:

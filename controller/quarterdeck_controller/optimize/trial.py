@@ -82,7 +82,10 @@ def inspect(sandbox: Sandbox, model: Path, *, quantized: bool = False) -> steps.
         RejectedError: ``MODEL_INVALID`` when it cannot be optimized.
     """
     request = steps.InspectRequest(model=model.absolute(), quantized=quantized)
-    return sandbox.run("inspect", request, steps.Source)
+    try:
+        return sandbox.run("inspect", request, steps.Source)
+    except RejectedError as error:
+        raise RejectedError(error.code, f"{model}: {error.detail}") from error
 
 
 def get_ready(

@@ -34,12 +34,21 @@ def write(result: Optimization, out: Path, *, keep_refused: bool = False) -> Pat
     try:
         _replace(target, files)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise RejectedError(
-            Code.DISK_FULL if full else Code.DISK_FAILED,
-            f"{target} could not be written: {error.strerror}",
-        ) from error
+        raise _unwritable(target, error) from error
     return target
+
+
+def check_writable(out: Path) -> None:
+    """Fail now where ``write`` would fail after minutes of work.
+
+    Raises:
+        RejectedError: ``DISK_FULL`` or ``DISK_FAILED``.
+    """
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=".probe-", dir=there)).rmdir()
+    except OSError as error:
+        raise _unwritable(out, error) from error
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -57,6 +66,14 @@ def read_evaluation(folder: Path) -> Evaluation:
             Code.NOT_FOUND, f"{path} could not be read: {error.strerror}"
         ) from error
     return Evaluation.decode(data, limit=MAX_EVALUATION_BYTES)
+
+
+def _unwritable(target: Path, error: OSError) -> RejectedError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return RejectedError(
+        Code.DISK_FULL if full else Code.DISK_FAILED,
+        f"{target} could not be written: {error.strerror}",
+    )
 
 
 def _replace(target: Path, files: Mapping[str, bytes]) -> None:
