@@ -13,7 +13,7 @@ from quarterdeck_agent.settings import load_settings
 from quarterdeck_agent.status import read_status, render
 from quarterdeck_shared.errors import QuarterdeckError
 
-EXIT_ERROR = 1
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error {error.code}: {error.detail}\n")
         sys.stderr.write(f"  {error.code.sentence} {error.code.remedy}\n")
         return EXIT_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED  # before there was anything to stop
 
 
 def _parser() -> argparse.ArgumentParser:

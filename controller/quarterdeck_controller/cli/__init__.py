@@ -27,6 +27,8 @@ NOUNS = MappingProxyType(
 """Every noun with its line of help. Its module is ``cli/<noun>_.py`` and holds either
 ``app``, a group of verbs, or ``command``, for a noun that is its own verb."""
 
+EXIT_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run ``quarterdeck``; an error a person can act on is explained, not traced."""
@@ -35,6 +37,8 @@ def main() -> None:
     except QuarterdeckError as error:
         report_error(error)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)  # while the command was still being loaded
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
