@@ -132,6 +132,22 @@ async def test_a_folder_that_cannot_be_written_is_named(yard: RealYard) -> None:
     assert "in the way" in refused.value.detail
 
 
+async def test_a_broker_that_is_stuck_since_its_disk_was_full_is_ended(
+    tmp_path: Path,
+) -> None:
+    yard = await real_yard("nats", tmp_path, ())
+    ended = asyncio.create_task(yard.broker.ended())
+
+    with (tmp_path / "broker" / "nats.log").open("ab") as log:
+        log.write(b"[1] [ERR] Critical write error: no space left on device\n")
+
+    async with asyncio.timeout(10):
+        error = await ended
+    assert error.code is Code.BROKER_FAILED
+    assert "could not write, and was ended" in error.detail
+    assert not command_of(pid_of(yard))
+
+
 async def test_a_broker_that_dies_is_noticed(yard: RealYard) -> None:
     ended = asyncio.create_task(yard.broker.ended())
 

@@ -22,12 +22,14 @@ class Flavour:
         log: Name of the file that it logs to.
         files: Returns the text of each file, from the folder, the address with the
             broker's certificate, and who may use it.
+        stuck: See ``process.Command``.
     """
 
     find_program: Callable[[], Path]
     config: str
     log: str
     files: Callable[[Path, Endpoint, Sequence[Grant]], Mapping[str, str]]
+    stuck: bytes | None = None
 
 
 class EmbeddedBroker:
@@ -59,7 +61,8 @@ class EmbeddedBroker:
         flavour = self._flavour
         program = str(flavour.find_program())
         arguments = (program, "-c", str(self._folder / flavour.config))
-        command = Command(self._folder, arguments, self._folder / flavour.log)
+        log = self._folder / flavour.log
+        command = Command(self._folder, arguments, log, flavour.stuck)
         self._write()
         self._process = BrokerProcess(command, self._server, self._clock)
         await self._process.start()

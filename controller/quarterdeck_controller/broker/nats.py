@@ -127,6 +127,8 @@ NatsBroker = functools.partial(
         config=CONFIG,
         log=LOG,
         files=lambda *given: {CONFIG: configuration(*given)},
+        # after one failed write its store refuses all others until it is started anew
+        stuck=b"no space left on device",
     ),
 )
 """A nats-server of our own: call it with what ``EmbeddedBroker`` takes."""

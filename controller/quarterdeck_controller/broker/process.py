@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,10 @@ START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 """Past this a broker that was asked to end is killed."""
 
+_LOOK_S = 2.0
+_FULL_BYTES, _ROOM_BYTES = 1 << 14, 1 << 20
+"""Started again on a full disk, a broker would only get stuck again."""
+
 _PROBE_S = 0.05
 _LOG_LINES = 8
 _LOG_BYTES = 8192
@@ -41,11 +46,14 @@ class Command:
         arguments: The program and its arguments; one of them names a file in
             ``folder``, which is how the process is recognized.
         log: The file that it logs to.
+        stuck: What it logs when it could not write and will not try again, although
+            it runs on; None for a broker that recovers by itself.
     """
 
     folder: Path
     arguments: tuple[str, ...]
     log: Path
+    stuck: bytes | None = None
 
     @property
     def pid_file(self) -> Path:
@@ -66,6 +74,7 @@ class BrokerProcess:
         self._endpoint = endpoint
         self._clock = clock
         self._process: asyncio.subprocess.Process | None = None
+        self._was_full = False
 
     @property
     def running(self) -> bool:
@@ -100,12 +109,32 @@ class BrokerProcess:
             self._process.send_signal(signal.SIGHUP)
 
     async def ended(self) -> QuarterdeckError:
-        """Return why, when it has ended without ``stop``."""
+        """Return why, when it has ended without ``stop``.
+
+        One that is stuck since its disk was full is ended once there is room again.
+        """
         process = self._process
         if process is None:
             raise RuntimeError("the broker was not started")
-        await process.wait()
+        while process.returncode is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await process.wait()
+            if process.returncode is None and await asyncio.to_thread(self._is_stuck):
+                await _end(process)
+                return self._failure("could not write, and was ended")
         return self._failure(f"ended with {process.returncode}")
+
+    def _is_stuck(self) -> bool:
+        mark = self._command.stuck
+        if mark is None:
+            return False
+        free = shutil.disk_usage(self._command.folder).free
+        # On a full disk the log may have found no room either.
+        self._was_full |= free < _FULL_BYTES
+        return free >= _ROOM_BYTES and (
+            self._was_full or mark in _tail(self._command.log)
+        )
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         # a session of its own: Ctrl-C must reach the controller only, which still
@@ -234,9 +263,13 @@ def _check_port(endpoint: Endpoint) -> None:
 
 
 def _end_of(log: Path) -> list[str]:
+    return _tail(log).decode("utf-8", "replace").splitlines()
+
+
+def _tail(log: Path) -> bytes:
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _LOG_BYTES))
-            return file.read().decode("utf-8", "replace").splitlines()
+            return file.read()
     except OSError:
-        return []
+        return b""
