@@ -162,7 +162,7 @@ class Code(StrEnum):
     DISK_FULL = (
         "disk_full",
         "There is not enough room on the disk.",
-        "Free space where the detail says; a device then goes on by itself.",
+        "Free space there; a device then goes on by itself.",
     )
     DISK_FAILED = (
         "disk_failed",
