@@ -133,8 +133,11 @@ async def test_it_serves_what_it_has_when_it_starts_without_a_broker(
     assert isinstance(shown["broker"], dict)
     assert shown["broker"]["code"] == "broker_unreachable"
     await site.broker.start()
+    # a window closes every half second: the newest may always be on its way
     await until_status(
-        bundle, lambda s: s["connected"] and s["windows_waiting"] == 0, "all sent"
+        bundle,
+        lambda s: s["connected"] and int(str(s["windows_waiting"])) <= 1,
+        "all sent",
     )
     assert agent.poll() is None
 
