@@ -2,13 +2,14 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
 
-def project(folder: str) -> dict[str, object]:
+def project(folder: str) -> dict[str, Any]:
     table = tomllib.loads((ROOT / folder / "pyproject.toml").read_text("utf-8"))
     return dict(table["project"])
 
@@ -25,6 +26,6 @@ def test_every_dependency_is_pinned_in_the_constraints() -> None:
         if "==" in line
     }
     for member in ("agent", "controller", "shared"):
-        for line in project(member)["dependencies"]:  # type: ignore[attr-defined]
+        for line in project(member)["dependencies"]:
             name = line.partition(">")[0].partition("=")[0].partition("[")[0]
             assert name.startswith("quarterdeck") or name in pinned, name

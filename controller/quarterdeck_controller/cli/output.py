@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -19,7 +18,7 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON value
+def print_json(value: object) -> None:
     """Print ``value`` as one line of JSON on standard output."""
     out.file.write(json.dumps(value, default=str) + "\n")
 

@@ -96,17 +96,17 @@ class Catalog:
         self._reload()
         return self._releases
 
-    def release(self, id: str) -> Release:  # noqa: A002 - the catalog's own word
+    def release(self, release: str, /) -> Release:
         """Return one release.
 
         Raises:
             RejectedError: ``NOT_FOUND`` when there is none of that id.
         """
-        found = next((release for release in self.releases() if release.id == id), None)
+        found = next((it for it in self.releases() if it.id == release), None)
         if found is None:
-            known = ", ".join(release.id for release in self._releases) or "none"
+            known = ", ".join(it.id for it in self._releases) or "none"
             raise RejectedError(
-                Code.NOT_FOUND, f"there is no release {id}; released: {known}"
+                Code.NOT_FOUND, f"there is no release {release}; released: {known}"
             )
         return found
 

@@ -173,6 +173,16 @@ async def test_an_assignment_is_handed_on_as_it_is_and_junk_of_others_is_dropped
     assert wire.offered == [b"envelope"]
 
 
+async def test_a_withdrawn_assignment_is_not_judged() -> None:
+    async with wired() as wire:
+        await down(wire, topics.DOWN_ASSIGNMENT, b"envelope")
+        await down(wire, topics.DOWN_ASSIGNMENT, b"")
+        await down(wire, topics.DOWN_ASSIGNMENT, b"another")
+        await until(lambda: len(wire.offered) == 2, "both assignments")
+
+    assert wire.offered == [b"envelope", b"another"]
+
+
 async def test_windows_are_sent_until_acknowledged_and_few_at_a_time(
     tmp_path: Path,
 ) -> None:
