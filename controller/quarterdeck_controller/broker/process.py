@@ -116,11 +116,8 @@ class BrokerProcess:
         process = self._process
         if process is None:
             raise RuntimeError("the broker was not started")
-        while process.returncode is None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
-                    await process.wait()
-            if process.returncode is None and await asyncio.to_thread(self._is_stuck):
+        while not await _ends_within(process, _LOOK_S):
+            if await asyncio.to_thread(self._is_stuck):
                 await _end(process)
                 return self._failure("could not write, and was ended")
         return self._failure(f"ended with {process.returncode}")
@@ -223,6 +220,15 @@ async def _end_stranger(pid: int, arguments: Sequence[str]) -> None:
             if not is_running(pid, arguments):
                 return
             await asyncio.sleep(_PROBE_S)
+
+
+async def _ends_within(process: asyncio.subprocess.Process, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await process.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
