@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from quarterdeck_controller.announce import Announcer
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
@@ -38,17 +38,22 @@ from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 
-CONNECT_TIMEOUT_S = 15.0
+CONNECT_TIMEOUT_S, PATIENCE_S = 15.0, 3.0
 RESTART_WAITS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 """Between attempts to start our broker again; after the last one we give up."""
 
 log = logging.getLogger(__name__)
 
 
-async def serve(
-    home: Home, clock: Clock, rng: Rng, *, boot: int, ready: Callable[[str], None]
-) -> None:
-    """Run the controller until cancelled; ``ready`` is told where the broker is.
+class Ready(Protocol):
+    """Is told where the broker is, and whether it has let us in."""
+
+    def __call__(self, where: str, *, connected: bool) -> None:
+        """Take note of it."""
+
+
+async def serve(home: Home, clock: Clock, rng: Rng, *, boot: int, ready: Ready) -> None:
+    """Run the controller until cancelled; ``ready`` is told when it begins.
 
     ``boot`` is drawn anew for each start: it names this session to the devices.
 
@@ -66,13 +71,21 @@ async def serve(
             parts = _assemble(home, store, bus, broker, clock=clock, boot=boot)
             await bus.start()
             try:
-                if broker is not None:
-                    await bus.wait_connected(CONNECT_TIMEOUT_S)
-                ready(f"{endpoint.host}:{endpoint.port}")
+                await _wait_connected(bus, ours=broker is not None)
+                ready(f"{endpoint.host}:{endpoint.port}", connected=bus.connected)
                 await parts.run()
             finally:
                 await parts.announcer.leave()
                 await bus.close()
+
+
+async def _wait_connected(bus: Bus, *, ours: bool) -> None:
+    try:
+        await bus.wait_connected(CONNECT_TIMEOUT_S if ours else PATIENCE_S)
+    except QuarterdeckError:
+        if ours:
+            raise
+        # somebody else's broker may be started later than we are
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from quarterdeck_shared.codes import Code
 from tests.support.brokers import free_port
 from tests.support.releases import write_variants
 from tests.support.small_model import make_data, make_model, save_npz
-from tests.support.terminal import INSTALLED, Said, Terminal
+from tests.support.terminal import INSTALLED, Said, Terminal, wait_until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -208,6 +208,31 @@ def test_a_disk_without_room_is_no_damaged_home(terminal: Terminal) -> None:
     assert "backup" not in done.stderr
     assert [it["device"] for it in terminal.lists("device", "list")] == ["one"]
     assert not (terminal.folder / "two").exists()
+
+
+def test_a_controller_says_that_a_broker_elsewhere_does_not_let_it_in(
+    terminal: Terminal,
+) -> None:
+    swap('kind = "nats"', 'kind = "external"')(terminal.folder / "home")
+    log = terminal.folder / "serve.log"
+
+    process = terminal.starts("quarterdeck", "serve")
+    wait_until("it tells", lambda: "it goes on trying" in log.read_text("utf-8"))
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(15) == 0
+    assert "broker_unreachable" in log.read_text("utf-8")
+
+
+def test_a_rollout_that_nobody_carries_out_is_told_from_one_that_is_slow(
+    terminal: Terminal,
+) -> None:
+    created = terminal.types("rollout", "create", "model@1")
+    watched = terminal.types("rollout", "watch", 1, "--timeout", "0", "--json")
+
+    assert "start one with: quarterdeck serve" in created.told
+    assert "start one with: quarterdeck serve" in watched.told
+    assert watched.row["state"] == "running"
 
 
 def test_a_device_gets_a_new_certificate_when_it_is_enrolled_again(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from quarterdeck_controller.cli.output import report_error
+from quarterdeck_controller.cli.output import err, report_error
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.clock import Clock, SystemClock
@@ -40,6 +40,23 @@ def opened(path: Path) -> Iterator[Opened]:
             raise
         report_error(error)
         raise typer.Exit(EXIT_NOT_FOUND) from error
+
+
+def hint_if_unserved(home: Home) -> None:
+    """Tell, on standard error, that what was asked for waits for a controller."""
+    if not _is_served(home):
+        err.print(
+            "No controller serves this home now; start one with: quarterdeck serve"
+        )
+
+
+def _is_served(home: Home) -> bool:
+    # Trying the lock would turn away a controller that starts at this moment.
+    try:
+        pid = int((home.path / "serve.lock").read_text("ascii"))
+        return b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return False
 
 
 def ago(moment: datetime | None, now: datetime) -> str:

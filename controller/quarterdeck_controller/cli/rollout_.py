@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from quarterdeck_controller.cli.opened import Opened, opened, span
+from quarterdeck_controller.cli.opened import Opened, hint_if_unserved, opened, span
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import out, print_json, print_table
 from quarterdeck_controller.cli.rollout_text import (
@@ -160,6 +160,7 @@ def create_(
         return
     out.print(f"rollout [bold]{rollout.id}[/] of {release} is {rollout.state}")
     out.print(f"follow it with: quarterdeck rollout watch {rollout.id}", markup=False)
+    hint_if_unserved(fleet.home)
 
 
 @app.command("list")
@@ -207,6 +208,7 @@ def watch(
     limit_s = span(timeout).total_seconds()
     try:
         with opened(home) as fleet:
+            hint_if_unserved(fleet.home)
             ended = _follow(fleet, rollout, limit_s, as_json=as_json)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None

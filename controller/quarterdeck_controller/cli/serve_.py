@@ -51,5 +51,11 @@ async def _until_told(home: Home) -> None:
     err.print("controller stopped")
 
 
-def _ready(where: str) -> None:
-    err.print(f"controller ready, broker at {where}; stop with Ctrl-C")
+def _ready(where: str, *, connected: bool) -> None:
+    if connected:
+        err.print(f"controller ready, broker at {where}; stop with Ctrl-C")
+    else:
+        err.print(
+            f"controller running, but not let in by the broker at {where} yet;"
+            " it goes on trying; stop with Ctrl-C"
+        )
