@@ -68,6 +68,8 @@ class DirectorySource:
         if not folder.is_dir():
             raise _invalid(f"{folder} is not a folder of samples")
         read_labels(folder)
+        if not self._names():
+            log.warning("no .npy or .npz file is in %s yet", folder)
 
     async def samples(self) -> AsyncIterator[Sample]:
         """Yield the samples, for ever: again when ``repeat``, else only new ones."""

@@ -118,3 +118,11 @@ def test_wrong_labels_are_named_by_their_line(
 def test_a_folder_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(RejectedError, match="not a folder"):
         source(tmp_path / "nowhere")
+
+
+def test_a_folder_without_samples_is_told_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    DirectorySource(tmp_path, interval_s=0, repeat=True)
+
+    assert f"no .npy or .npz file is in {tmp_path} yet" in caplog.text
