@@ -1,6 +1,5 @@
 """Make a fleet home: all of it, or nothing."""
 
-import errno
 import glob
 import json
 import os
@@ -24,7 +23,7 @@ from quarterdeck_controller.release.roles import (
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
-from quarterdeck_shared.durable import sync_folder, write_durable
+from quarterdeck_shared.durable import disk_code, sync_folder, write_durable
 from quarterdeck_shared.errors import RejectedError
 
 
@@ -48,9 +47,8 @@ def create_home(path: Path, settings: Settings, clock: Clock) -> Home:
         beside.rename(path)
         sync_folder(path.parent)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RejectedError(
-            Code.DISK_FULL if full else Code.DISK_FAILED,
+            disk_code(error),
             f"{path} cannot be made: {error.strerror}",
         ) from error
     finally:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -36,6 +35,7 @@ from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Bus, Endpoint
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 
 CONNECT_TIMEOUT_S, PATIENCE_S = 15.0, 3.0
@@ -286,9 +286,8 @@ def _lock_file(home: Home) -> TextIO:
     try:
         return (home.path / "serve.lock").open("a+")
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RejectedError(
-            Code.DISK_FULL if full else Code.DISK_FAILED,
+            disk_code(error),
             f"{home.path} cannot be written: {error.strerror}",
         ) from error
 

@@ -1,9 +1,18 @@
 """Files that hold either the old bytes or the new, whatever happens to the power."""
 
+import errno
 import os
 from pathlib import Path
 
+from quarterdeck_shared.codes import Code
+
 _NEW = ".new"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def disk_code(error: OSError) -> Code:
+    """Return whether ``error`` says that the disk is full, or that it failed."""
+    return Code.DISK_FULL if error.errno in _FULL else Code.DISK_FAILED
 
 
 def write_durable(path: Path, data: bytes, *, mode: int = 0o644) -> None:

@@ -5,7 +5,6 @@ The checks are those of PROTOCOL.md section 6, in its order and by its numbers, 
 done here: the reference time, a floor that survives power cuts, and the assignment.
 """
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from quarterdeck_shared.assignment import (
 )
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import RejectedError, TransientError
 from quarterdeck_shared.ids import release_id
 from quarterdeck_shared.index import MAX_INDEX_BYTES, Index, digest, target_path
@@ -284,6 +284,4 @@ def _translated() -> Iterator[None]:
     except RepositoryError as error:
         raise RejectedError(Code.METADATA_INVALID, str(error)) from error
     except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        code = Code.DISK_FULL if full else Code.DISK_FAILED
-        raise TransientError(code, str(error)) from error
+        raise TransientError(disk_code(error), str(error)) from error

@@ -1,6 +1,5 @@
 """Write the folder that makes a machine a device of this fleet."""
 
-import errno
 import json
 import shutil
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
-from quarterdeck_shared.durable import sync_folder, write_durable
+from quarterdeck_shared.durable import disk_code, sync_folder, write_durable
 from quarterdeck_shared.errors import RejectedError
 
 
@@ -83,9 +82,8 @@ def write_bundle(
         beside.rename(out)
         sync_folder(out.parent)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RejectedError(
-            Code.DISK_FULL if full else Code.DISK_FAILED,
+            disk_code(error),
             f"{out} cannot be written: {error.strerror}",
         ) from error
     finally:

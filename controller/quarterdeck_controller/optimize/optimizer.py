@@ -7,7 +7,6 @@ Two classes that want the same recipe share one candidate: it is built once and 
 once for each number of threads.
 """
 
-import errno
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +35,7 @@ from quarterdeck_controller.optimize.score import classes_of
 from quarterdeck_controller.optimize.steps import Measured
 from quarterdeck_controller.optimize.trial import Ready, Trial, Variant
 from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import is_name
 
@@ -142,9 +142,8 @@ def optimize_all(
             finally:
                 sandbox.close()
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RejectedError(
-            Code.DISK_FULL if full else Code.DISK_FAILED,
+            disk_code(error),
             f"the work folder in {tempfile.gettempdir()} failed: {error.strerror}; "
             "set TMPDIR to another disk",
         ) from error

@@ -4,7 +4,6 @@
 class only the latter, unless its files were asked for too.
 """
 
-import errno
 import os
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from quarterdeck_controller.optimize.evaluation import MAX_EVALUATION_BYTES, Evaluation
 from quarterdeck_controller.optimize.optimizer import Optimization
 from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import RejectedError
 
 
@@ -69,9 +69,8 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def _unwritable(target: Path, error: OSError) -> RejectedError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return RejectedError(
-        Code.DISK_FULL if full else Code.DISK_FAILED,
+        disk_code(error),
         f"{target} could not be written: {error.strerror}",
     )
 
