@@ -323,6 +323,16 @@ def test_json_is_one_value_and_nothing_else(terminal: Terminal, words: Words) ->
     assert said.rows is not None if said.out.startswith("[") else said.row
 
 
+@pytest.mark.parametrize("noun", ["release", "device"])
+def test_what_is_not_there_ends_with_3_whatever_it_is(
+    terminal: Terminal, noun: str
+) -> None:
+    said = terminal.types(noun, "show", "nothing")
+
+    assert said.code == 3
+    assert f"error {Code.NOT_FOUND}:" in said.told
+
+
 @pytest.mark.parametrize("program", ["quarterdeck", "quarterdeck-agent"])
 def test_ctrl_c_while_a_command_is_loading_is_no_crash(
     terminal: Terminal, program: str

@@ -8,7 +8,13 @@ from types import MappingProxyType
 
 import typer
 
-from quarterdeck_controller.cli.output import report_error
+from quarterdeck_controller.cli.output import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_NOT_FOUND,
+    report_error,
+)
+from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError
 
 NOUNS = MappingProxyType(
@@ -27,8 +33,6 @@ NOUNS = MappingProxyType(
 """Every noun with its line of help. Its module is ``cli/<noun>_.py`` and holds either
 ``app``, a group of verbs, or ``command``, for a noun that is its own verb."""
 
-EXIT_INTERRUPTED = 130
-
 
 def main() -> None:
     """Run ``quarterdeck``; an error a person can act on is explained, not traced."""
@@ -36,7 +40,7 @@ def main() -> None:
         build(sys.argv[1:])()
     except QuarterdeckError as error:
         report_error(error)
-        sys.exit(1)
+        sys.exit(EXIT_NOT_FOUND if error.code is Code.NOT_FOUND else EXIT_ERROR)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)  # while the command was still being loaded
 

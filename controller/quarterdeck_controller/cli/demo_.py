@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quarterdeck_controller.cli.output import err, out, print_json
+from quarterdeck_controller.cli.output import EXIT_INTERRUPTED, err, out, print_json
 from quarterdeck_controller.demo.play import Summary, play
 from quarterdeck_controller.demo.screen import Screen
 from quarterdeck_controller.demo.stage import Stage
@@ -17,7 +17,6 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 
 MARKER = ".quarterdeck-demo"
-EXIT_INTERRUPTED = 130
 
 
 def command(

@@ -1,4 +1,4 @@
-"""Open the fleet's database for one command, and explain what cannot be found."""
+"""Open the fleet's database for one command, and say times as people do."""
 
 import re
 from collections.abc import Iterator
@@ -9,14 +9,10 @@ from pathlib import Path
 
 import typer
 
-from quarterdeck_controller.cli.output import err, report_error
+from quarterdeck_controller.cli.output import err
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.clock import Clock, SystemClock
-from quarterdeck_shared.codes import Code
-from quarterdeck_shared.errors import QuarterdeckError
-
-EXIT_NOT_FOUND = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +26,10 @@ class Opened:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Opened]:
-    """Give the fleet at ``path``; what is not found ends the command with 3."""
-    try:
-        home = Home.open(path)
-        with Store.open(home.database) as store:
-            yield Opened(home, store, SystemClock())
-    except QuarterdeckError as error:
-        if error.code is not Code.NOT_FOUND:
-            raise
-        report_error(error)
-        raise typer.Exit(EXIT_NOT_FOUND) from error
+    """Give the fleet at ``path``."""
+    home = Home.open(path)
+    with Store.open(home.database) as store:
+        yield Opened(home, store, SystemClock())
 
 
 def hint_if_unserved(home: Home) -> None:

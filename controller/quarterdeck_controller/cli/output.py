@@ -11,7 +11,8 @@ from rich.text import Text
 from quarterdeck_shared.errors import QuarterdeckError
 
 EXIT_ERROR = 1
-EXIT_REFUSED = 3
+EXIT_REFUSED = EXIT_NOT_FOUND = 3
+EXIT_INTERRUPTED = 130
 MAX_WIDTH = 1000
 
 out = Console(highlight=False, soft_wrap=True)

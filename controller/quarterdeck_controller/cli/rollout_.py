@@ -8,7 +8,12 @@ import typer
 
 from quarterdeck_controller.cli.opened import Opened, hint_if_unserved, opened, span
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
-from quarterdeck_controller.cli.output import out, print_json, print_table
+from quarterdeck_controller.cli.output import (
+    EXIT_INTERRUPTED,
+    out,
+    print_json,
+    print_table,
+)
 from quarterdeck_controller.cli.rollout_text import (
     details,
     lines_of,
@@ -35,7 +40,6 @@ app = typer.Typer(no_args_is_help=True)
 
 EXIT_ROLLED_BACK = 5
 EXIT_TIMED_OUT = 6
-EXIT_INTERRUPTED = 130
 WATCH_S = 0.5
 _PAUSE = threading.Event()
 
