@@ -132,7 +132,7 @@ class Authority:
         """Return an identity for the broker, reachable as any of ``hosts``.
 
         Raises:
-            RejectedError: ``NAME_INVALID`` when a host is no name or address.
+            RejectedError: ``SETTINGS_INVALID`` when a host is no name or address.
         """
         if not hosts:
             raise ValueError("a server without a host cannot be verified by anybody")
@@ -262,7 +262,7 @@ def _host_name(host: str) -> x509.GeneralName:
         if _HOST.fullmatch(host):
             return x509.DNSName(host)
     raise RejectedError(
-        Code.NAME_INVALID, f"{host!r} is neither a host name nor an address"
+        Code.SETTINGS_INVALID, f"{host!r} is neither a host name nor an address"
     )
 
 

@@ -229,4 +229,4 @@ def test_a_host_that_cannot_be_verified_is_refused(
     with pytest.raises(RejectedError, match="neither a host name") as refusal:
         authority.issue_server([host])
 
-    assert refusal.value.code is Code.NAME_INVALID
+    assert refusal.value.code is Code.SETTINGS_INVALID
