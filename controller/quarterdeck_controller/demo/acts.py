@@ -85,9 +85,7 @@ def refuse_broken(stage: Stage) -> Seen:
     )
     rollout = stage.roll_out(v(4), "all")
     sight = stage.observer.look()
-    failed = [
-        d for d in FLEET if Code.GOLDEN_FAILED in stage.observer.timeline.codes(d)
-    ]
+    failed = [d for d in FLEET if Code.GOLDEN_FAILED in stage.observer.codes(d)]
     still = [device for device in FLEET if sight.runs(device) == v(2)]
     return Seen(
         ok=refused
@@ -169,7 +167,7 @@ def refuse_tampered(stage: Stage) -> Seen:
         stage.wait_online(["late-1"])
         attacked = stage.roll_out(v(2), "id=late-1", waves=("100%",))
         forged = intruder.forged
-    refused = Code.CHUNK_INVALID in stage.observer.timeline.codes("late-1")
+    refused = Code.CHUNK_INVALID in stage.observer.codes("late-1")
     installed = stage.observer.look().runs("late-1")
     clean = stage.roll_out(v(2), "id=late-1", waves=("100%",))
     runs = stage.observer.look().runs("late-1")
@@ -240,7 +238,7 @@ def _refused(stage: Stage, device: str, code: Code, attack: Callable[[], None]) 
     try:
         stage.observer.wait(
             f"{device} refuses with {code}",
-            lambda _: code in stage.event_codes(device),
+            lambda _: code in stage.observer.codes(device),
             timeout_s=REFUSAL_TIMEOUT_S,
         )
     except TransientError:

@@ -1,9 +1,9 @@
 """Watching the fleet through the controller's own records, with a deadline on all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from quarterdeck_controller.demo.timeline import Timeline
+from quarterdeck_controller.demo.timeline import Refusal, Timeline
 from quarterdeck_controller.store.records import Presence, Rollout, Standing
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.clock import Clock
@@ -11,6 +11,9 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import TransientError
 
 LOOK_EVERY_S = 0.15
+EVENTS = 500
+REFUSALS = frozenset({"failed", "refused", "reverted"})
+"""Names of the agent's events that say that something was given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Observer:
         self._pause = pause
         self._show = show
         self._began_s = clock.monotonic()
+        self._began_at = clock.now()
         self.timeline = Timeline()
 
     @property
@@ -67,6 +71,23 @@ class Observer:
             )
         self.timeline.see(self.elapsed_s, sight.standings.values())
         return sight
+
+    def codes(self, device: str) -> set[str]:
+        """Return every reason that ``device`` has told about in its events."""
+        with self._store.read() as records:
+            events = records.events.of(device, limit=EVENTS)
+        return {str(heard.event.code) for heard in events if heard.event.code}
+
+    def collect_refusals(self, devices: Iterable[str]) -> None:
+        """Note on the time line what ``devices`` refused or undid."""
+        with self._store.read() as records:
+            for device in devices:
+                for heard in reversed(records.events.of(device, limit=EVENTS)):
+                    event = heard.event
+                    if event.code is not None and event.event in REFUSALS:
+                        at_s = (event.at - self._began_at).total_seconds()
+                        refusal = Refusal(at_s, device, str(event.code))
+                        self.timeline.refusals.append(refusal)
 
     def wait(
         self,

@@ -26,6 +26,8 @@ def draw_rollouts(timeline: Timeline, end_s: float, path: Path) -> None:
     axes = figure.add_subplot()
     for row, device in enumerate(reversed(devices)):
         _draw_device(axes, row, timeline.of(device), end_s, colours)
+        refused = [it.at_s for it in timeline.refusals if it.device == device]
+        axes.plot(refused, [row] * len(refused), "x", color=BAD, ms=8, mew=2)
     _draw_marks(axes, timeline)
     axes.set_yticks(range(len(devices)), list(reversed(devices)))
     axes.set_xlim(0, end_s)
@@ -55,8 +57,6 @@ def _draw_device(
             width = until_s - change.at_s
             colour = colours[change.release]
             axes.barh(row, width, left=change.at_s, height=0.62, color=colour)
-        if change.outcome in ("refused", "rolled_back"):
-            axes.plot(change.at_s, row, "x", color=BAD, ms=8, mew=2)
 
 
 def _draw_marks(axes: Axes, timeline: Timeline) -> None:

@@ -159,6 +159,7 @@ def _draw(stage: Stage) -> None:
     stage.screen.status("drawing")
     folder = stage.folder / "pictures"
     folder.mkdir()
+    stage.observer.collect_refusals([*FLEET, *LATE])
     timeline, end_s = stage.observer.timeline, stage.observer.elapsed_s
     pictures.draw_rollouts(timeline, end_s, folder / "rollouts.png")
     pictures.draw_accuracy(_windows(stage), folder / "accuracy.png")

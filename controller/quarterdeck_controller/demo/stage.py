@@ -187,12 +187,6 @@ class Stage:
         update = report.reported.update if report else None
         return (update.received_bytes, update.duplicate_bytes) if update else (0, 0)
 
-    def event_codes(self, device: str) -> set[str]:
-        """Return the reasons in the events of ``device``."""
-        with self.store.read() as records:
-            events = records.events.of(device, limit=200)
-        return {str(heard.event.code) for heard in events if heard.event.code}
-
 
 def make_home(folder: Path, clock: Clock) -> Home:
     """Make the demo's fleet home, its broker on a free port of loopback."""

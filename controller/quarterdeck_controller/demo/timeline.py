@@ -8,20 +8,16 @@ from quarterdeck_controller.store.records import Standing
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A device reported something new.
+    """A device reported that it runs something else.
 
     Attributes:
         at_s: Seconds since the demo began.
         release: What it runs now; None for nothing yet.
-        outcome: How its newest assignment stands.
-        code: Why, when it was refused, rolled back or deferred.
     """
 
     at_s: float
     device: str
     release: str | None
-    outcome: str | None
-    code: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +28,26 @@ class Mark:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A device refused something, or undid it."""
+
+    at_s: float
+    device: str
+    code: str
+
+
 @dataclass(slots=True)
 class Timeline:
-    """Changes and marks in the order in which they were seen."""
+    """Changes, marks and refusals in the order in which they were seen.
+
+    A look may miss a state that did not last; refusals are told by the devices' own
+    events, and none is missed.
+    """
 
     changes: list[Change] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
     _last: dict[str, Change] = field(default_factory=dict)
 
     def mark(self, at_s: float, text: str) -> None:
@@ -47,26 +57,12 @@ class Timeline:
     def see(self, at_s: float, standings: Iterable[Standing]) -> None:
         """Note what each device reports, where it differs from before."""
         for standing in standings:
-            seen = Change(
-                at_s,
-                standing.device,
-                standing.active_release,
-                standing.outcome,
-                str(standing.code) if standing.code else None,
-            )
+            seen = Change(at_s, standing.device, standing.active_release)
             last = self._last.get(standing.device)
-            if last is None or _facts(last) != _facts(seen):
+            if last is None or last.release != seen.release:
                 self._last[standing.device] = seen
                 self.changes.append(seen)
 
     def of(self, device: str) -> list[Change]:
         """Return the changes of one device."""
         return [change for change in self.changes if change.device == device]
-
-    def codes(self, device: str) -> set[str]:
-        """Return every reason that ``device`` has reported."""
-        return {change.code for change in self.of(device) if change.code}
-
-
-def _facts(change: Change) -> tuple[str | None, str | None, str | None]:
-    return change.release, change.outcome, change.code

@@ -42,4 +42,3 @@ def test_a_timeline_keeps_changes_and_drops_repeats() -> None:
     timeline.see(1.0, [])
 
     assert timeline.changes == []
-    assert timeline.codes("nobody") == set()
