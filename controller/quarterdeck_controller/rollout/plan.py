@@ -217,7 +217,7 @@ def _advance(
     if assign or rollout.wave_started_at is None:
         begun = replace(rollout, wave_started_at=rollout.wave_started_at or now)
         reason = (
-            f"{_wave(policy, rollout)}: {len(assign)} devices get {rollout.release}"
+            f"{_wave(policy, rollout)}: {rollout.release} to {_devices(len(assign))}"
         )
         return Plan(rollout, begun, assign, reasons=(reason,))
     if rollout.soak_from is None:
@@ -350,7 +350,7 @@ def _undo(policy: Policy, rollout: Rollout, survey: _Survey, now: datetime) -> P
     assign = tuple(_back(rollout, ours))
     withdraw = tuple(it.view.id for it in ours if _can_be_withdrawn(it))
     if assign or withdraw:
-        reason = f"{len(assign)} devices go back to their previous release"
+        reason = f"{_devices(len(assign))} to go back to the previous release"
         if withdraw:
             reason += f", {len(withdraw)} that are away and had none never get it"
         return Plan(rollout, rollout, assign, withdraw, reasons=(reason,))
@@ -403,12 +403,16 @@ def _told(rollout: Rollout, ours: Sequence[_Touched], back: Sequence[_Touched]) 
     stuck = tuple(it for it in ours if it.member.previous is None)
     open_ends = tuple(it for it in back if not _is_back(it))
     parts = [rollout.reason] if rollout.reason else []
-    parts.append(f"{len(back) - len(open_ends)} devices are back")
+    parts.append(f"{_devices(len(back) - len(open_ends))} back")
     if open_ends:
         parts.append(f"not heard yet: {_names(open_ends)}")
     if stuck:
         parts.append(f"left, for want of a previous release: {_names(stuck)}")
     return "; ".join(parts)
+
+
+def _devices(count: int) -> str:
+    return f"{count} device{'' if count == 1 else 's'}"
 
 
 def _stands(it: _Touched) -> Stands:

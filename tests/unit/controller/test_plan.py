@@ -58,13 +58,13 @@ def test_a_rollout_without_trouble_is_promoted() -> None:
     assert it.rollout.state is RolloutState.PROMOTED
     assert len(it.touched) == 8
     assert it.told == [
-        "running: wave 1 of 3: 1 devices get m@2",
+        "running: wave 1 of 3: m@2 to 1 device",
         "running: wave 1 of 3: settled, soaking for 10 s",
         "running: wave 1 of 3 passed: 0 of 1 devices failed",
-        "running: wave 2 of 3: 3 devices get m@2",
+        "running: wave 2 of 3: m@2 to 3 devices",
         "running: wave 2 of 3: settled, soaking for 10 s",
         "running: wave 2 of 3 passed: 0 of 4 devices failed",
-        "running: wave 3 of 3: 4 devices get m@2",
+        "running: wave 3 of 3: m@2 to 4 devices",
         "running: wave 3 of 3: settled, soaking for 10 s",
         "promoted: 0 of 8 devices failed",
     ]
@@ -94,7 +94,7 @@ def test_a_rollback_ends_when_the_devices_are_back() -> None:
     it.settle()
 
     assert it.rollout.state is RolloutState.ROLLED_BACK
-    assert "4 devices are back" in it.rollout.reason
+    assert "4 devices back" in it.rollout.reason
 
 
 def test_a_rollback_ends_at_the_deadline_when_nobody_answers() -> None:
