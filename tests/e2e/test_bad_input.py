@@ -348,10 +348,12 @@ def test_ctrl_c_while_a_command_is_loading_is_no_crash(
         stdout=subprocess.DEVNULL,
     )
     loading = "numpy" if program == "quarterdeck" else "_rust"
-    wait_for_file(process.pid, loading)
-
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    try:
+        wait_for_file(process.pid, loading)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
 
     assert process.returncode in {0, 130}
     assert b"Traceback" not in err
