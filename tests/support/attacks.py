@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import DownloadHTTPError
@@ -21,13 +22,15 @@ from tuf.api.metadata import (
 from tuf.api.serialization.json import JSONSerializer
 from tuf.ngclient.fetcher import FetcherInterface
 
-from quarterdeck_agent.update.trust import Trust
+from quarterdeck_agent.update.trust import Accepted, Trust
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.release.keys import KeyFolder
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_shared.assignment import PAYLOAD_TYPE, Assignment
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import digest
 from tests.support.releases import NOW, ManualClock, copied_home, write_variants
 
@@ -253,3 +256,16 @@ def _only(folder: KeyFolder, name: str) -> CryptoSigner:
     signer = folder._signer(name)
     assert isinstance(signer, CryptoSigner)
     return signer
+
+
+def refusal(trust: Trust, envelope: bytes) -> Code:
+    """Return the code with which ``envelope`` is refused."""
+    with pytest.raises(RejectedError) as caught:
+        trust.accept(envelope)
+    return caught.value.code
+
+
+def heals(world: World, sequence: int = 50) -> bool:
+    """Return whether the device accepts an honest assignment again."""
+    world.serve_honestly()
+    return isinstance(world.device().accept(world.assign(sequence)), Accepted)
