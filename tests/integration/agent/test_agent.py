@@ -48,6 +48,7 @@ async def test_an_assigned_model_is_fetched_proven_run_and_reported(
     bundle = await committed(site)
     seen = site.seen[DEVICE]
     await until(lambda: any(w.label_ok for w in seen.windows), "a window with labels")
+    await until(lambda: any(e.event == "passed" for e in seen.events), "the last event")
 
     shown = await until_status(
         bundle, lambda s: s.get("windows_waiting") == 0, "acknowledged windows"
