@@ -1,6 +1,6 @@
 """The acts of the demo. Each does something and says what was seen of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -85,7 +85,7 @@ def refuse_broken(stage: Stage) -> Seen:
     )
     rollout = stage.roll_out(v(4), "all")
     sight = stage.observer.look()
-    failed = [d for d in FLEET if Code.GOLDEN_FAILED in stage.observer.codes(d)]
+    failed = _telling(stage, FLEET, Code.GOLDEN_FAILED)
     still = [device for device in FLEET if sight.runs(device) == v(2)]
     return Seen(
         ok=refused
@@ -159,28 +159,31 @@ def refuse_assignments(stage: Stage) -> Seen:
 
 
 def refuse_tampered(stage: Stage) -> Seen:
-    """Feed a new device a tampered artifact, then leave it alone."""
+    """Change the model on the controller's own disk, then put it right."""
+    variant = stage.catalog.release(v(2)).variants["board-arm64"]
+    file = stage.home.parts / variant.index.part("model.onnx").sha256
     stage.enrol({"late-1": "board-arm64"})
-    with Intruder(stage.home) as intruder:
-        intruder.forge_chunks("late-1", "board-arm64")
-        stage.start_agent("late-1")
-        stage.wait_online(["late-1"])
-        attacked = stage.roll_out(v(2), "id=late-1", waves=("100%",))
-        forged = intruder.forged
-    refused = Code.CHUNK_INVALID in stage.observer.codes("late-1")
+    real = file.read_bytes()
+    file.write_bytes(bytes(byte ^ 1 for byte in real))
+    stage.start_agent("late-1")
+    stage.wait_online(["late-1"])
+    tampered = stage.roll_out(v(2), "id=late-1", waves=("100%",))
+    refused = bool(_telling(stage, ["late-1"], Code.CHUNK_INVALID))
     installed = stage.observer.look().runs("late-1")
-    clean = stage.roll_out(v(2), "id=late-1", waves=("100%",))
+    file.write_bytes(real)
+    mended = stage.roll_out(v(2), "id=late-1", waves=("100%",))
     runs = stage.observer.look().runs("late-1")
     return Seen(
         ok=refused
         and installed is None
-        and attacked.state is RolloutState.ROLLED_BACK
-        and clean.state is RolloutState.PROMOTED
+        and tampered.state is RolloutState.ROLLED_BACK
+        and mended.state is RolloutState.PROMOTED
         and runs == v(2),
-        sentence=f"{forged} forged chunks: {_word(refused)}, {installed or 'nothing'}"
-        f" installed; with the real ones late-1 runs {runs}",
+        sentence=f"a bit of every byte changed on the controller's disk:"
+        f" {_word(refused)}, {installed or 'nothing'} installed; with the real bytes"
+        f" late-1 runs {runs}",
         figures={
-            "forged_chunks": forged,
+            "tampered_bytes": len(real),
             "refused": refused,
             "installed_then": installed,
             "runs_now": runs,
@@ -194,12 +197,16 @@ def resume_killed(stage: Stage) -> Seen:
     variant = stage.catalog.release(v(2)).variants["board-arm64"]
     index, artifact = variant.index, variant.artifact
     with Intruder(stage.home) as watcher:
-        half = watcher.watch_chunks("board-arm64", artifact, index.chunk_count // 2)
         stage.start_agent("late-2")
         stage.wait_online(["late-2"])
+        killed = watcher.when_broadcast(
+            "board-arm64",
+            artifact,
+            index.chunk_count // 3,
+            lambda: stage.processes.kill("late-2"),
+        )
         begun = stage.begin_rollout(v(2), "id=late-2", waves=("100%",))
-        half(REFUSAL_TIMEOUT_S)
-        stage.processes.kill("late-2")
+        killed(REFUSAL_TIMEOUT_S)
     kept = _bytes_on_disk(index, stage.bundle("late-2") / "state/slots" / artifact)
     stage.observer.mark("† SIGKILL")
     stage.start_agent("late-2")
@@ -235,15 +242,25 @@ def _promote(stage: Stage, release: str) -> Seen:
 def _refused(stage: Stage, device: str, code: Code, attack: Callable[[], None]) -> bool:
     """Attack, and return whether ``device`` refused it with ``code``."""
     attack()
+    return bool(_telling(stage, [device], code))
+
+
+def _telling(stage: Stage, devices: Iterable[str], code: Code) -> list[str]:
+    """Return which of ``devices`` told about ``code``, once any has.
+
+    A device's event may come a moment after the state that it reported.
+    """
+
+    def told() -> list[str]:
+        return [device for device in devices if code in stage.observer.codes(device)]
+
     try:
         stage.observer.wait(
-            f"{device} refuses with {code}",
-            lambda _: code in stage.observer.codes(device),
-            timeout_s=REFUSAL_TIMEOUT_S,
+            f"{code} is told", lambda _: bool(told()), timeout_s=REFUSAL_TIMEOUT_S
         )
     except TransientError:
-        return False
-    return True
+        return []
+    return told()
 
 
 def _steal(stage: Stage, intruder: Intruder) -> None:

@@ -18,13 +18,9 @@ from quarterdeck_shared.bus.port import Endpoint, Message
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import TransientError
-from quarterdeck_shared.transfer import ChunkFrame, Need, from_bitmap
+from quarterdeck_shared.transfer import ChunkFrame
 
 TIMEOUT_S = 10.0
-FORGED = 24
-"""Forged chunks in a row; more than the sixteen at which a device gives up."""
-
-MAX_CHUNKS = 1 << 16
 
 
 class Intruder:
@@ -35,8 +31,6 @@ class Intruder:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._bus: MqttBus | None = None
-        self.forged = 0
-        """Forged chunks that were sent."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -59,47 +53,36 @@ class Intruder:
         """Publish anything anywhere."""
         self._call(self._session.publish(topic, payload, retain=retain))
 
-    def forge_chunks(self, device: str, device_class: str) -> None:
-        """Answer the first need of ``device`` with chunks of random bytes."""
-
-        def answer(need: Need) -> None:
-            if self.forged:
-                return
-            topic = topics.chunks(device_class, need.artifact)
-            for number in sorted(from_bitmap(need.missing, MAX_CHUNKS))[:FORGED]:
-                frame = ChunkFrame(number, 0, secrets.token_bytes(64))
-                self.forged += self._session.publish_fast(topic, frame.encode())
-
-        self._hear_needs(device, answer)
-
-    def watch_chunks(
-        self, device_class: str, artifact: str, count: int
+    def when_broadcast(
+        self,
+        device_class: str,
+        artifact: str,
+        count: int,
+        act: Callable[[], None],
     ) -> Callable[[float], None]:
-        """Return what waits until ``count`` frames of ``artifact`` were broadcast."""
-        reached = threading.Event()
+        """Have ``act`` called at once when ``count`` chunks were broadcast.
+
+        Returns what waits until it was.
+        """
+        acted = threading.Event()
         numbers: set[int] = set()
 
         def count_one(message: Message) -> None:
             numbers.add(ChunkFrame.decode(message.payload).number)
-            if len(numbers) >= count:
-                reached.set()
+            if len(numbers) >= count and not acted.is_set():
+                act()
+                acted.set()
 
         topic = topics.chunks(device_class, artifact)
         self._call(self._session.subscribe(topic, count_one, qos=0))
 
         def wait(timeout_s: float) -> None:
-            if not reached.wait(timeout_s):
+            if not acted.wait(timeout_s):
                 raise TransientError(
                     Code.TIMED_OUT, f"{len(numbers)} of {count} chunks were broadcast"
                 )
 
         return wait
-
-    def _hear_needs(self, device: str, handler: Callable[[Need], None]) -> None:
-        def hear(message: Message) -> None:
-            handler(Need.decode(message.payload))
-
-        self._call(self._session.subscribe(topics.up(device, topics.UP_NEED), hear))
 
     @property
     def _session(self) -> MqttBus:
