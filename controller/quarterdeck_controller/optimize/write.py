@@ -4,16 +4,13 @@
 class only the latter, unless its files were asked for too.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from quarterdeck_controller.optimize.evaluation import MAX_EVALUATION_BYTES, Evaluation
 from quarterdeck_controller.optimize.optimizer import Optimization
-from quarterdeck_shared.codes import Code
-from quarterdeck_shared.durable import disk_code
+from quarterdeck_shared.durable import disk_code, sync_folder, write_durable
 from quarterdeck_shared.errors import RejectedError
 
 
@@ -51,23 +48,6 @@ def check_writable(out: Path) -> None:
         raise _unwritable(out, error) from error
 
 
-def read_evaluation(folder: Path) -> Evaluation:
-    """Return the evaluation record of a class's folder.
-
-    Raises:
-        RejectedError: ``NOT_FOUND`` when there is none, ``MALFORMED`` when it is
-            damaged.
-    """
-    path = folder / "evaluation.json"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RejectedError(
-            Code.NOT_FOUND, f"{path} could not be read: {error.strerror}"
-        ) from error
-    return Evaluation.decode(data, limit=MAX_EVALUATION_BYTES)
-
-
 def _unwritable(target: Path, error: OSError) -> RejectedError:
     return RejectedError(
         disk_code(error),
@@ -80,11 +60,10 @@ def _replace(target: Path, files: Mapping[str, bytes]) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         for name, data in files.items():
-            _write_synced(fresh / name, data)
+            write_durable(fresh / name, data)
         fresh.chmod(0o755)
-        _sync(fresh)
         _swap(fresh, target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -103,18 +82,3 @@ def _swap(fresh: Path, target: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,6 +8,7 @@ import pytest
 
 from quarterdeck_controller.optimize import golden
 from quarterdeck_controller.optimize.data import Data, Samples
+from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.optimizer import (
     Optimization,
     Options,
@@ -16,7 +17,7 @@ from quarterdeck_controller.optimize.optimizer import (
     optimize_all,
 )
 from quarterdeck_controller.optimize.profile import Profile, load_profile, profile_names
-from quarterdeck_controller.optimize.write import read_evaluation, write
+from quarterdeck_controller.optimize.write import write
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from tests.support.small_model import lenient_profile, make_data, make_model
@@ -119,6 +120,10 @@ def test_the_variant_keeps_the_models_inputs_and_outputs(
     assert any(node.op_type == "QuantizeLinear" for node in graph.node)
 
 
+def read(folder: Path) -> Evaluation:
+    return Evaluation.decode((folder / "evaluation.json").read_bytes())
+
+
 def test_the_record_reads_back_as_it_was_written(
     results: dict[str, Optimization], tmp_path: Path
 ) -> None:
@@ -126,7 +131,7 @@ def test_the_record_reads_back_as_it_was_written(
 
     folder = write(result, tmp_path)
 
-    assert read_evaluation(folder) == result.evaluation
+    assert read(folder) == result.evaluation
     assert '"float"' in (folder / "evaluation.json").read_text("utf-8")
     assert (folder / "model.onnx").read_bytes() == result.model
     for name, digest in result.evaluation.files.items():
@@ -183,7 +188,7 @@ def test_a_refused_class_leaves_only_its_record_unless_its_files_are_asked_for(
     assert not result.accepted
     assert [path.name for path in bare.iterdir()] == ["evaluation.json"]
     assert len(list(whole.iterdir())) == 3
-    assert read_evaluation(whole).decision == "refused"
+    assert read(whole).decision == "refused"
 
 
 def test_without_labels_the_variant_is_judged_by_agreement_with_float(
