@@ -15,6 +15,7 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.explain import explain
 from quarterdeck_shared.ids import ClassName
+from quarterdeck_shared.index import DEFAULT_CHUNK_BYTES
 
 
 class BrokerSettings(BaseModel):
@@ -53,7 +54,7 @@ class Settings(BaseModel):
     fleet: str = Field(min_length=1, max_length=64)
     classes: tuple[ClassName, ...] = Field(min_length=1)
     broker: BrokerSettings = BrokerSettings()
-    chunk_bytes: int = Field(default=64 * 1024, ge=1024, le=1 << 20)
+    chunk_bytes: int = Field(default=DEFAULT_CHUNK_BYTES, ge=1024, le=1 << 20)
     transfer_bytes_s: int = Field(default=0, ge=0)
     assignment_days: float = Field(default=14, gt=0, le=365)
 

@@ -155,14 +155,3 @@ async def test_strangers_and_unknown_artifacts_are_not_served(
     await until(lambda: hall.heard, "what may be had")
     assert hall.heard == [("b", 5)]
     assert caplog.text.count("event=need_refused") == 2
-
-
-async def test_a_device_that_went_offline_is_not_served_on(hall: Hall) -> None:
-    publisher = await hall.publisher()
-    publisher.hear("gone", need(FIRST, {0}))
-
-    publisher.forget("gone")
-    publisher.hear("one", need(SECOND, {1}))
-
-    await until(lambda: hall.heard, "the other's chunk")
-    assert hall.heard == [("b", 1)]

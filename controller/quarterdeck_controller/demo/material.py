@@ -27,7 +27,6 @@ class Material:
     """Files made for one run of the demo."""
 
     folder: Path
-    recordings: int
 
     @property
     def calibration(self) -> Path:
@@ -75,7 +74,7 @@ def prepare(cache: Path, folder: Path, devices: Sequence[str]) -> Material:
         QuarterdeckError: The data set could not be had.
     """
     windows = load(cache)
-    material = Material(folder, len(windows))
+    material = Material(folder)
     folder.mkdir(parents=True, exist_ok=True)
     training, held_out = windows.of(TRAIN), windows.of(HELD_OUT)
     calibration = training.where(np.arange(0, len(training), CALIBRATION_STEP))

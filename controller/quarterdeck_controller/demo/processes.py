@@ -52,10 +52,6 @@ class Processes:
         process.send_signal(signal.SIGKILL)
         process.wait(STOP_TIMEOUT_S)
 
-    def exited(self, name: str) -> int | None:
-        """Return the exit code of ``name`` if it has ended."""
-        return self._running[name].poll()
-
     def stop_all(self) -> dict[str, int]:
         """Ask all to stop, newest first, and return how each ended.
 
@@ -73,12 +69,6 @@ class Processes:
                 codes[name] = process.wait()
         self._running.clear()
         return codes
-
-    def tail(self, name: str, lines: int = 5) -> str:
-        """Return the last lines that ``name`` logged."""
-        log = self._logs / f"{name}.log"
-        text = log.read_text("utf-8", "replace") if log.is_file() else ""
-        return "\n".join(text.splitlines()[-lines:])
 
 
 def _installed(program: str) -> Path:

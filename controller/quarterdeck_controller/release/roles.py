@@ -1,6 +1,5 @@
 """The TUF roles of a fleet: which keys sign them, and for how long."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 from types import MappingProxyType
 
@@ -57,9 +56,3 @@ def key_names(role: str) -> tuple[str, ...]:
 def threshold(role: str) -> int:
     """Return how many of the role's keys must sign."""
     return ROOT_THRESHOLD if role == ROOT else 1
-
-
-def all_roles(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return every role of a fleet with these device classes."""
-    online = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP, DIRECTOR)
-    return (*online, *(class_role(name) for name in classes))

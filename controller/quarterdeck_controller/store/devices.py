@@ -139,11 +139,6 @@ class ReportTable:
         )
         return {row.device: row.update_sequence for row in rows}
 
-    def bodies(self) -> dict[str, Reported]:
-        """Return every report, by device."""
-        rows = self.connection.execute(select(reported.c.device, reported.c.body))
-        return {row.device: Reported.decode(row.body) for row in rows}
-
     def some(self, ids: Collection[str]) -> dict[str, Report]:
         """Return the reports of those of ``ids`` that have one."""
         rows = self.connection.execute(

@@ -152,10 +152,6 @@ class Carousel:
         known.awaiting = self._on_their_way(known.position)
         self._count_credit(known, now)
 
-    def forget(self, device: str) -> None:
-        """Stop serving a device that is known to be gone."""
-        self._listeners.pop(device, None)
-
     def plan(self, now: float, limit: int) -> Plan:
         """Return up to ``limit`` chunks to publish now."""
         self._drop_silent(now)

@@ -89,12 +89,6 @@ class Publisher:
         carousel.hear(device, want, self._clock.monotonic())
         self._wake.set()
 
-    def forget(self, device: str) -> None:
-        """Stop serving a device that went offline."""
-        for carousel in self._carousels.values():
-            carousel.forget(device)
-        self._wake.set()
-
     async def run(self) -> None:
         """Publish until cancelled."""
         while True:
