@@ -5,7 +5,7 @@ import io
 import numpy as np
 
 from quarterdeck_controller.demo.material import float_model
-from quarterdeck_controller.optimize.data import Array
+from quarterdeck_controller.optimize.data.samples import Array
 from quarterdeck_controller.optimize.session import open_session
 from tests.support.installed import npz
 

@@ -10,13 +10,19 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from quarterdeck_controller.demo.material import float_model, prepare
-from quarterdeck_controller.optimize import score, trial
-from quarterdeck_controller.optimize.data import Array, Data, Samples, load_samples
+from quarterdeck_controller.optimize.data.samples import (
+    Array,
+    Data,
+    Samples,
+    load_samples,
+)
 from quarterdeck_controller.optimize.evaluation import Evaluation
+from quarterdeck_controller.optimize.metric import score
 from quarterdeck_controller.optimize.optimizer import optimize_all
 from quarterdeck_controller.optimize.profile import load_profile, profile_names
 from quarterdeck_controller.optimize.recipe import Recipe
 from quarterdeck_controller.optimize.sandbox import Bounds, Sandbox
+from quarterdeck_controller.optimize.search import trial
 from tests.bench.table import Figure
 from tests.bench.timing import seconds
 

@@ -1,10 +1,15 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quarterdeck_controller.optimize.choose import Candidate, Figures, choose, misses
 from quarterdeck_controller.optimize.evaluation import Latency
 from quarterdeck_controller.optimize.profile import load_profile
 from quarterdeck_controller.optimize.recipe import Recipe
+from quarterdeck_controller.optimize.search.choose import (
+    Candidate,
+    Figures,
+    choose,
+    misses,
+)
 
 PROFILE = load_profile("gateway-x86-vnni")
 RECIPES = (Recipe("static"), Recipe("dynamic"), Recipe("fp16"))

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from quarterdeck_controller.optimize.data import Array, Data, Samples
+from quarterdeck_controller.optimize.data.samples import Array, Data, Samples
 from quarterdeck_controller.optimize.profile import SHIPPED
 
 CLASSES = 4

@@ -20,16 +20,16 @@ from quarterdeck_controller.cli.output import (
     print_json,
     print_table,
 )
-from quarterdeck_controller.optimize import trial
-from quarterdeck_controller.optimize.data import Data, load_samples
+from quarterdeck_controller.optimize.data.samples import Data, load_samples
 from quarterdeck_controller.optimize.evaluate import Scored, evaluate_model
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.optimizer import Options, optimize_all
 from quarterdeck_controller.optimize.optimizer import Progress as Step
 from quarterdeck_controller.optimize.profile import load_profile, profile_names
 from quarterdeck_controller.optimize.recipe import KINDS, Kind
-from quarterdeck_controller.optimize.report import report
+from quarterdeck_controller.optimize.report.table import report
 from quarterdeck_controller.optimize.sandbox import Sandbox
+from quarterdeck_controller.optimize.search import trial
 from quarterdeck_controller.optimize.steps import Source, Tensor
 from quarterdeck_controller.optimize.write import check_writable, write
 from quarterdeck_shared.codes import Code

@@ -14,9 +14,9 @@ from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.fleet.inventory import enrol
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
-from quarterdeck_controller.optimize.data import Data, load_samples
+from quarterdeck_controller.optimize.data.samples import Data, load_samples
 from quarterdeck_controller.optimize.evaluation import Evaluation
-from quarterdeck_controller.optimize.machine import machine_isa
+from quarterdeck_controller.optimize.measure.machine import machine_isa
 from quarterdeck_controller.optimize.optimizer import Options, optimize_all
 from quarterdeck_controller.optimize.profile import load_profile, profile_names
 from quarterdeck_controller.optimize.recipe import Kind

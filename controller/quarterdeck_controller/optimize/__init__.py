@@ -1,6 +1,6 @@
 """From a float model to the best variant for each device class, or a refusal.
 
-    from quarterdeck_controller.optimize.data import Data, load_samples
+    from quarterdeck_controller.optimize.data.samples import Data, load_samples
     from quarterdeck_controller.optimize.optimizer import optimize
     from quarterdeck_controller.optimize.profile import load_profile
     from quarterdeck_controller.optimize.write import write

@@ -18,10 +18,10 @@ from quarterdeck_shared.errors import RejectedError
 
 STEPS: Mapping[str, tuple[str, type[steps.Record]]] = MappingProxyType(
     {
-        "inspect": ("source", steps.InspectRequest),
-        "prepare": ("prepare", steps.PrepareRequest),
-        "build": ("quantize", steps.BuildRequest),
-        "measure": ("measure", steps.MeasureRequest),
+        "inspect": ("intake.source", steps.InspectRequest),
+        "prepare": ("intake.prepare", steps.PrepareRequest),
+        "build": ("quantize.build", steps.BuildRequest),
+        "measure": ("measure.measure", steps.MeasureRequest),
     }
 )
 """Each step's module, which has a function of the step's name, and its request.

@@ -3,10 +3,16 @@
 import tempfile
 from pathlib import Path
 
-from quarterdeck_controller.optimize import score, steps, trial
-from quarterdeck_controller.optimize.data import Data, Samples, check_label_range
+from quarterdeck_controller.optimize import steps
+from quarterdeck_controller.optimize.data.samples import (
+    Data,
+    Samples,
+    check_label_range,
+)
 from quarterdeck_controller.optimize.evaluation import Interval, Latency
+from quarterdeck_controller.optimize.metric import score
 from quarterdeck_controller.optimize.sandbox import Bounds, Sandbox
+from quarterdeck_controller.optimize.search import trial
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 

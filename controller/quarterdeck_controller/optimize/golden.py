@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quarterdeck_controller.optimize.metric.score import classes_of
 from quarterdeck_controller.optimize.profile import GoldenPolicy
-from quarterdeck_controller.optimize.score import classes_of
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import Golden

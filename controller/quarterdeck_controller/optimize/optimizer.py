@@ -21,19 +21,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quarterdeck_controller.optimize import data as samples_of
-from quarterdeck_controller.optimize import golden, record, trial
-from quarterdeck_controller.optimize.choose import choose
-from quarterdeck_controller.optimize.data import Data
+from quarterdeck_controller.optimize import golden
+from quarterdeck_controller.optimize.data import samples as samples_of
+from quarterdeck_controller.optimize.data.samples import Data
 from quarterdeck_controller.optimize.evaluation import Evaluation
-from quarterdeck_controller.optimize.machine import machine_isa
+from quarterdeck_controller.optimize.measure.machine import machine_isa
+from quarterdeck_controller.optimize.metric.score import classes_of
 from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.recipe import Kind, Recipe
-from quarterdeck_controller.optimize.record import Context, Reference
 from quarterdeck_controller.optimize.sandbox import Bounds, Sandbox
-from quarterdeck_controller.optimize.score import classes_of
+from quarterdeck_controller.optimize.search import record, trial
+from quarterdeck_controller.optimize.search.choose import choose
+from quarterdeck_controller.optimize.search.record import Context, Reference
+from quarterdeck_controller.optimize.search.trial import Ready, Trial, Variant
 from quarterdeck_controller.optimize.steps import Measured
-from quarterdeck_controller.optimize.trial import Ready, Trial, Variant
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import RejectedError

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from quarterdeck_controller.optimize.source import DOMAINS, parse
+from quarterdeck_controller.optimize.intake.source import DOMAINS, parse
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import Golden

@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 
 from quarterdeck_controller.optimize import golden
-from quarterdeck_controller.optimize.data import Data, Samples
+from quarterdeck_controller.optimize.data.samples import Data, Samples
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.optimizer import (
     Optimization,

@@ -10,7 +10,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from quarterdeck_controller.optimize import steps
-from quarterdeck_controller.optimize.data import Array, Data, Samples
+from quarterdeck_controller.optimize.data.samples import Array, Data, Samples
 from quarterdeck_controller.optimize.optimizer import Optimization, Options, optimize
 from quarterdeck_controller.optimize.profile import load_profile
 from quarterdeck_controller.optimize.sandbox import Bounds, Sandbox

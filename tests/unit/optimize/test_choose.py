@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from quarterdeck_controller.optimize.choose import Candidate, Figures, choose
 from quarterdeck_controller.optimize.evaluation import Latency
 from quarterdeck_controller.optimize.profile import Profile, load_profile
 from quarterdeck_controller.optimize.recipe import Recipe
+from quarterdeck_controller.optimize.search.choose import Candidate, Figures, choose
 
 STATIC = Recipe("static")
 DYNAMIC = Recipe("dynamic")

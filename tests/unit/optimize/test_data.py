@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quarterdeck_controller.optimize.data import (
+from quarterdeck_controller.optimize.data.samples import (
     Samples,
     check_label_range,
     fit,

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quarterdeck_controller.optimize import golden
-from quarterdeck_controller.optimize.data import Array
+from quarterdeck_controller.optimize.data.samples import Array
 from quarterdeck_controller.optimize.profile import GoldenPolicy
 from quarterdeck_shared.errors import RejectedError
 

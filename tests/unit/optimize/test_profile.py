@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck_controller.optimize.machine import isa_of
+from quarterdeck_controller.optimize.measure.machine import isa_of
 from quarterdeck_controller.optimize.profile import (
     SHIPPED,
     load_profile,
     profile_names,
 )
-from quarterdeck_controller.optimize.record import is_measured
+from quarterdeck_controller.optimize.search.record import is_measured
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 

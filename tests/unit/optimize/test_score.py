@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quarterdeck_controller.optimize.calibrate import Spread, take_range
-from quarterdeck_controller.optimize.score import (
+from quarterdeck_controller.optimize.metric.score import (
     agreeing,
     classes_of,
     percentile,
     wilson,
 )
+from quarterdeck_controller.optimize.quantize.calibrate import Spread, take_range
 
 
 @settings(deadline=None)

@@ -16,7 +16,8 @@ import onnxruntime as ort
 from onnx import TensorProto, inliner, version_converter
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from quarterdeck_controller.optimize.score import sample_errors
+from quarterdeck_controller.optimize.intake.source import OLD_OPSET, opset_of, parse
+from quarterdeck_controller.optimize.metric.score import sample_errors
 from quarterdeck_controller.optimize.session import (
     Array,
     Feed,
@@ -26,7 +27,6 @@ from quarterdeck_controller.optimize.session import (
     rows,
     scores,
 )
-from quarterdeck_controller.optimize.source import OLD_OPSET, opset_of, parse
 from quarterdeck_controller.optimize.steps import Prepared, PrepareRequest
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

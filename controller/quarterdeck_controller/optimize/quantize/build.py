@@ -17,10 +17,10 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from quarterdeck_controller.optimize.calibrate import Spread, observe, ranges
+from quarterdeck_controller.optimize.quantize.calibrate import Spread, observe, ranges
+from quarterdeck_controller.optimize.quantize.shrink import shrink
 from quarterdeck_controller.optimize.recipe import Kind, Recipe, Scope
 from quarterdeck_controller.optimize.session import batches, open_samples
-from quarterdeck_controller.optimize.shrink import shrink
 from quarterdeck_controller.optimize.steps import BuildRequest, Built
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from quarterdeck_controller.optimize.score import percentile
+from quarterdeck_controller.optimize.metric.score import percentile
 from quarterdeck_controller.optimize.session import (
     Feed,
     batches,

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quarterdeck_controller.optimize import golden, score, steps
-from quarterdeck_controller.optimize.choose import Candidate, Choice, Figures, misses
-from quarterdeck_controller.optimize.data import digest
+from quarterdeck_controller.optimize import golden, steps
+from quarterdeck_controller.optimize.data.samples import digest
 from quarterdeck_controller.optimize.evaluation import (
     Evaluation,
     GoldenMeasured,
@@ -19,8 +18,15 @@ from quarterdeck_controller.optimize.evaluation import (
     Side,
     Tried,
 )
+from quarterdeck_controller.optimize.metric import score
 from quarterdeck_controller.optimize.profile import Profile
-from quarterdeck_controller.optimize.trial import Ready, Trial
+from quarterdeck_controller.optimize.search.choose import (
+    Candidate,
+    Choice,
+    Figures,
+    misses,
+)
+from quarterdeck_controller.optimize.search.trial import Ready, Trial
 
 Array = NDArray[Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quarterdeck_controller.optimize import data as samples_of
 from quarterdeck_controller.optimize import steps
-from quarterdeck_controller.optimize.data import Data
+from quarterdeck_controller.optimize.data import samples as samples_of
+from quarterdeck_controller.optimize.data.samples import Data
 from quarterdeck_controller.optimize.recipe import Recipe
 from quarterdeck_controller.optimize.sandbox import Sandbox
 from quarterdeck_shared.errors import RejectedError

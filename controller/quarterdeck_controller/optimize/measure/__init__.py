@@ -1,0 +1,1 @@
+"""What a variant costs on the real runtime: time, memory, kernels."""

@@ -1,0 +1,1 @@
+"""Make a variant of a prepared model by a recipe."""

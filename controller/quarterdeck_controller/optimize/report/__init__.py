@@ -1,0 +1,1 @@
+"""What an optimization shows to people."""

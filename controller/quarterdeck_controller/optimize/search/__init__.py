@@ -1,0 +1,1 @@
+"""Which recipes are tried, in which order, and which one a class gets."""
