@@ -10,12 +10,18 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from quarterdeck_controller.optimize.recipe import Calibration, Kind, Recipe, Scheme
+from quarterdeck_controller.optimize.recipe import (
+    Calibration,
+    Format,
+    Kind,
+    Scheme,
+)
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.device import Isa, Requirements
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import ClassName
 from quarterdeck_shared.index import Limits
+from quarterdeck_shared.session import Session
 
 SHIPPED = Path(__file__).parent / "profiles"
 MAX_PROFILE_BYTES = 64 * 1024
@@ -29,12 +35,14 @@ class Budget(_Section):
     """What a variant may cost; a candidate past any of these is refused.
 
     Attributes:
-        accuracy_drop_points: Percentage points of accuracy below the float model,
-            where the evaluation data has labels.
+        accuracy_drop_points: Points of the metric below the float model, where the
+            evaluation data has labels: percentage points of a share, percent of an
+            error, tenths of a decibel.
         min_agreement: Share of samples on which float and variant agree, where it
             has none.
         size_ratio: Bytes of the variant as a share of the float model's.
-        latency_ratio: Median latency as a share of the float model's, same run.
+        latency_ratio: Median latency as a share of the float model's, same run. More
+            than 1 is the order to take what is slower than float.
         latency_ms: 90th percentile of one inference on the device, milliseconds;
             also the limit that the device itself checks.
         memory_mb: Peak resident memory of the process that runs the model, MiB;
@@ -65,24 +73,51 @@ class GoldenPolicy(_Section):
     min_agreement: float = Field(default=0.95, ge=0, le=1)
 
 
-class Quantization(_Section):
-    """Hints for the recipes, from what the class's kernels do well.
+class Support(_Section):
+    """What the runtime of the class does well; the search stays within it.
 
     Attributes:
-        recipes: Kinds to try.
-        scheme: Types of activations and weights of ``static``.
-        per_channel: Whether the runtime there takes a scale per channel.
+        kinds: What may be tried, in the order of preference.
+        schemes: Types of activations and weights, best first.
+        per_channel: Whether kernels take a scale per output channel.
+        symmetric: Whether activations must have their zero in the middle.
         reduce_range: Seven-bit weights, for kernels that saturate.
-        calibration: How ranges are taken.
+        calibrations: How ranges may be taken, in the order they are tried.
+        formats: How the quantized graph may be written.
+        operators: Operators that run on integers there; empty is all that can.
+        mixed: Whether some operators may stay in float between integer ones.
+        fold: Whether weights-only models are made float once, at load: float's speed
+            at float's memory. A class with little memory does without.
     """
 
-    recipes: tuple[Kind, ...] = Field(
-        default=("static", "dynamic", "fp16"), min_length=1
+    kinds: tuple[Kind, ...] = Field(
+        default=("static", "dynamic", "weights", "fp16"), min_length=1
     )
-    scheme: Scheme = "u8s8"
+    schemes: tuple[Scheme, ...] = Field(default=("u8s8",), min_length=1)
     per_channel: bool = True
+    symmetric: bool = False
     reduce_range: bool = False
-    calibration: Calibration = "mse"
+    calibrations: tuple[Calibration, ...] = Field(
+        default=("mse", "percentile", "minmax"), min_length=1
+    )
+    formats: tuple[Format, ...] = Field(default=("qdq",), min_length=1)
+    operators: tuple[str, ...] = Field(default=(), max_length=128)
+    mixed: bool = True
+    fold: bool = True
+
+
+class Known(_Section):
+    """How figures of the class are known without a device at hand.
+
+    Attributes:
+        emulate: Processor of the user-mode emulator on which the variant must give the
+            same answers, such as ``Haswell`` or ``cortex-a53``; empty is none.
+        reference: Device id of a device of the class that measures latency through
+            its agent; empty is none.
+    """
+
+    emulate: str = Field(default="", max_length=64)
+    reference: str = Field(default="", max_length=64)
 
 
 class Profile(_Section):
@@ -95,11 +130,10 @@ class Profile(_Section):
         memory_mb: Physical memory that every device has at least, MiB.
         provider: Execution provider of onnxruntime.
         runtime: Lowest onnxruntime version in the field.
-        threads: Intra-op threads that the device gives the model.
         prefer: What decides among candidates within the budget.
     """
 
-    v: Literal[1] = 1
+    v: Literal[2] = 2
     name: ClassName
     description: str = Field(max_length=400)
     isa: tuple[Isa, ...] = Field(min_length=1, max_length=16)
@@ -107,11 +141,12 @@ class Profile(_Section):
     memory_mb: int = Field(ge=1, le=1 << 24)
     provider: str = "CPUExecutionProvider"
     runtime: str = Field(default="1.20", pattern=r"^[0-9]+(\.[0-9]+){1,3}$")
-    threads: int = Field(default=1, ge=1, le=64)
-    prefer: Literal["latency", "size"] = "latency"
+    prefer: Literal["latency", "size", "memory"] = "latency"
     budget: Budget
     golden: GoldenPolicy = GoldenPolicy()
-    quantization: Quantization = Quantization()
+    session: Session = Session()
+    support: Support = Support()
+    known: Known = Known()
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:
@@ -139,12 +174,6 @@ class Profile(_Section):
         return Limits(
             latency_ms=self.budget.latency_ms, memory_mb=self.budget.memory_mb
         )
-
-    def recipes(self, kinds: tuple[Kind, ...] = ()) -> tuple[Recipe, ...]:
-        """Return the recipes to try, in order; ``kinds`` overrides the profile's."""
-        hints = self.quantization
-        wanted = dict.fromkeys(kinds or hints.recipes)
-        return tuple(_recipe(kind, hints) for kind in wanted)
 
 
 def profile_names() -> tuple[str, ...]:
@@ -200,17 +229,3 @@ def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the whole"
     return f"{where}: {first['msg']}, got {str(first['input'])[:80]!r}"
-
-
-def _recipe(kind: Kind, hints: Quantization) -> Recipe:
-    if kind == "static":
-        return Recipe(
-            kind="static",
-            scheme=hints.scheme,
-            per_channel=hints.per_channel,
-            reduce_range=hints.reduce_range,
-            calibration=hints.calibration,
-        )
-    if kind == "dynamic":
-        return Recipe(kind="dynamic", scheme="u8s8", per_channel=hints.per_channel)
-    return Recipe(kind="fp16")

@@ -1,0 +1,38 @@
+"""How a runtime session is opened, the same where a variant is measured and runs.
+
+Runtime options are chosen by the class's profile, signed with the artifact, and turned
+into the runtime's own words here, so that both ends open a model alike.
+"""
+
+from pydantic import Field
+
+from quarterdeck_shared.wire import Wire
+
+
+class Session(Wire):
+    """Options of a runtime session.
+
+    Attributes:
+        threads: Threads within an operator. They never spin: spinning steals the
+            cores from whatever else the device does.
+        arena: Keep memory of activations between runs. Off saves memory where input
+            shapes vary, and costs time.
+        prepack: Keep a second copy of weights in the kernels' own layout. Off saves
+            about the weights' size in memory, and costs time.
+        precise: Widen int8 products on x86 without VNNI, whose kernels saturate;
+            slower. Nothing on other machines.
+    """
+
+    threads: int = Field(default=1, ge=1, le=64)
+    arena: bool = True
+    prepack: bool = True
+    precise: bool = False
+
+    def entries(self) -> dict[str, str]:
+        """Return the runtime's configuration entries, by their names there."""
+        found = {"session.intra_op.allow_spinning": "0"}
+        if not self.prepack:
+            found["session.disable_prepacking"] = "1"
+        if self.precise:
+            found["session.x64quantprecision"] = "1"
+        return found
