@@ -18,10 +18,20 @@ from quarterdeck_shared.errors import RejectedError
 
 STEPS: Mapping[str, tuple[str, type[steps.Record]]] = MappingProxyType(
     {
+        "load": ("data.load", steps.LoadRequest),
         "inspect": ("intake.source", steps.InspectRequest),
+        "export": ("train.export", steps.ExportRequest),
         "prepare": ("intake.prepare", steps.PrepareRequest),
+        "repair": ("repair.repair", steps.RepairRequest),
+        "calibrate": ("quantize.calibrate", steps.CalibrateRequest),
         "build": ("quantize.build", steps.BuildRequest),
+        "finish": ("quantize.finish", steps.FinishRequest),
+        "run": ("measure.run", steps.RunRequest),
+        "score": ("measure.score", steps.ScoreRequest),
         "measure": ("measure.measure", steps.MeasureRequest),
+        "audit": ("measure.audit", steps.AuditRequest),
+        "sense": ("repair.sense", steps.SenseRequest),
+        "train": ("train.train", steps.TrainRequest),
     }
 )
 """Each step's module, which has a function of the step's name, and its request.

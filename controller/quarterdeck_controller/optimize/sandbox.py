@@ -47,17 +47,31 @@ class Sandbox:
     _count: int = 0
     _closed: bool = False
 
-    def run(self, step: StepName, request: Record, answer: type[A]) -> A:
+    def run(
+        self,
+        step: StepName,
+        request: Record,
+        answer: type[A],
+        *,
+        seconds: float | None = None,
+    ) -> A:
         """Return what ``step`` answers. Blocks; may be called from several threads.
+
+        Args:
+            step: What to do.
+            request: What it is asked.
+            answer: What it answers.
+            seconds: Its time, where the bounds' own does not fit.
 
         Raises:
             RejectedError: What the step refused, or ``MODEL_INVALID`` when the child
                 failed, crashed, hung or outgrew its limits.
         """
+        limit = seconds or self.bounds.seconds
         folder = self._make_folder(step)
         (folder / "request.json").write_text(request.model_dump_json(), "utf-8")
         with (folder / "stderr").open("wb") as stderr:
-            code = self._wait(step, folder, stderr.fileno())
+            code = self._wait(step, folder, stderr.fileno(), limit)
         if code != 0:
             raise _failed(step, _how_it_ended(code, _read_tail(folder / "stderr")))
         return _read_answer(folder, answer)
@@ -76,14 +90,12 @@ class Sandbox:
         folder.mkdir(parents=True)
         return folder
 
-    def _wait(self, step: StepName, folder: Path, stderr: int) -> int:
-        process = self._start(step, folder, stderr)
+    def _wait(self, step: StepName, folder: Path, stderr: int, seconds: float) -> int:
+        process = self._start(step, folder, stderr, seconds)
         try:
-            return process.wait(self.bounds.seconds)
+            return process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise _failed(
-                step, f"it did not end within {self.bounds.seconds:g} s"
-            ) from None
+            raise _failed(step, f"it did not end within {seconds:g} s") from None
         finally:
             process.kill()
             process.wait()
@@ -91,11 +103,11 @@ class Sandbox:
                 self._running.discard(process)
 
     def _start(
-        self, step: StepName, folder: Path, stderr: int
+        self, step: StepName, folder: Path, stderr: int, seconds: float
     ) -> subprocess.Popen[bytes]:
         module = "quarterdeck_controller.optimize.child"
         words = [sys.executable, "-m", module, step, str(folder)]
-        words += [str(self.bounds.memory_mb), str(int(self.bounds.seconds) + 1)]
+        words += [str(self.bounds.memory_mb), str(int(seconds) + 1)]
         with self._lock:
             if self._closed:
                 raise _failed(step, "the optimization was stopped")

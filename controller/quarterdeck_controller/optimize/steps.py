@@ -13,14 +13,19 @@ from pydantic import BaseModel, ConfigDict
 from quarterdeck_controller.optimize.recipe import Recipe, Repair
 from quarterdeck_shared.session import Session
 
+VALUES = "values.npy"
+
 StepName = Literal[
     "load",
     "inspect",
+    "export",
     "prepare",
     "repair",
     "calibrate",
     "build",
+    "finish",
     "run",
+    "score",
     "measure",
     "audit",
     "sense",
@@ -112,6 +117,24 @@ class Source(Record):
     score_output: str
     operators: dict[str, int]
     external: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+
+
+class ExportRequest(Record):
+    """Make an ONNX model of a PyTorch module.
+
+    Attributes:
+        source: ``module:function`` or ``file.py:function``; the function returns the
+            module and its example inputs.
+    """
+
+    source: str
+    out: Path
+
+
+class Exported(Record):
+    """The model is in the file."""
+
     notes: tuple[str, ...]
 
 
@@ -252,7 +275,25 @@ class Built(Record):
     notes: tuple[str, ...]
 
 
-# run, measure, audit ------------------------------------------------------------------
+class FinishRequest(Record):
+    """Make a variant that was built with ``names`` into a device's file.
+
+    Attributes:
+        output: The judged output, given first.
+    """
+
+    model: Path
+    out: Path
+    output: str
+
+
+class Finished(Record):
+    """The file, smaller and the same."""
+
+    bytes: int
+
+
+# run, score, measure, audit ------------------------------------------------------------------
 
 
 class RunRequest(Record):
@@ -275,6 +316,70 @@ class Ran(Record):
     """The outputs are in the folder, in the order of the rows."""
 
     count: int
+
+
+class ScoreRequest(Record):
+    """Run a model on stored samples and judge its outputs.
+
+    Attributes:
+        rows: Which samples, in this order.
+        metric: As the operator named it; empty is the one that fits the data.
+        labels: One entry for each stored sample, as ``.npy``; None where there are
+            none.
+        names: Names of the classes, in the order of the scores.
+        reference: The float model's stored outputs for the same rows; None when this
+            is the float model itself.
+        out: A folder for ``VALUES``.
+    """
+
+    model: Path
+    out: Path
+    samples: Path
+    session: Session
+    batch: int
+    rows: tuple[int, ...]
+    metric: str
+    output: str
+    labels: Path | None
+    names: tuple[str, ...] = ()
+    reference: Path | None = None
+    seed: int = 0
+
+
+class ClassScored(Record):
+    """The score on one class alone."""
+
+    name: str
+    samples: int
+    score: float
+
+
+class Scored(Record):
+    """How good the outputs are.
+
+    Attributes:
+        metric: Name of the metric.
+        unit: Of a point of it.
+        labelled: Whether it compares with labels, or with the float model.
+        values: The metric's values, sample by sample, are in the file ``VALUES``.
+        drop_points: Points below the float model, with the 95 % interval from paired
+            samples; 0 for the float model itself.
+        agreement: Share of samples on which it agrees with the float model.
+        broken: Samples whose outputs are not finite; they count as wrong.
+    """
+
+    metric: str
+    unit: str
+    labelled: bool
+    score: float
+    ci95: tuple[float, float]
+    drop_points: float
+    drop_ci95: tuple[float, float]
+    agreement: float
+    classes: tuple[ClassScored, ...]
+    samples: int
+    broken: int
+    notes: tuple[str, ...] = ()
 
 
 class MeasureRequest(Record):
