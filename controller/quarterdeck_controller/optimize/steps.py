@@ -293,7 +293,7 @@ class Finished(Record):
     bytes: int
 
 
-# run, score, measure, audit ------------------------------------------------------------------
+# run, score, measure, audit --------------------------------------------------------
 
 
 class RunRequest(Record):
