@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from quarterdeck_shared.device import Requirements
 from quarterdeck_shared.ids import ClassName, ModelName, Sha256
+from quarterdeck_shared.session import Session
 from quarterdeck_shared.wire import Wire
 
 MAX_INDEX_BYTES = 1 << 20
@@ -69,11 +70,11 @@ class Index(Wire):
 
     Attributes:
         labels: Names of the classes in the order of the model's scores; may be empty.
-        threads: Intra-op threads that the runtime uses for this model.
+        session: How the runtime is told to open this model.
         release: Counter of the fleet's releases; rises with every release.
     """
 
-    v: Literal[1] = 1
+    v: Literal[2] = 2
     model: ModelName
     version: int = Field(ge=1, le=999_999_999)
     release: int = Field(ge=1, le=1 << 40)
@@ -85,7 +86,7 @@ class Index(Wire):
     limits: Limits
     golden: Golden
     labels: tuple[str, ...] = Field(default=(), max_length=4096)
-    threads: int = Field(default=1, ge=1, le=64)
+    session: Session = Session()
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:

@@ -4,9 +4,28 @@ Runtime options are chosen by the class's profile, signed with the artifact, and
 into the runtime's own words here, so that both ends open a model alike.
 """
 
+from typing import Protocol
+
 from pydantic import Field
 
 from quarterdeck_shared.wire import Wire
+
+LOG_NOTHING = 4
+"""Severity of what the runtime may print: what goes wrong is raised as well."""
+
+
+class RuntimeOptions(Protocol):
+    """What the runtime's ``SessionOptions`` let themselves be told."""
+
+    intra_op_num_threads: int
+    inter_op_num_threads: int
+    log_severity_level: int
+    enable_cpu_mem_arena: bool
+    enable_mem_pattern: bool
+
+    def add_session_config_entry(self, key: str, value: str, /) -> None:
+        """Set an option that has no attribute of its own."""
+        ...
 
 
 class Session(Wire):
@@ -27,6 +46,16 @@ class Session(Wire):
     arena: bool = True
     prepack: bool = True
     precise: bool = False
+
+    def configure(self, options: RuntimeOptions) -> None:
+        """Tell the runtime; the one place that says what each option becomes."""
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = LOG_NOTHING
+        options.enable_cpu_mem_arena = self.arena
+        options.enable_mem_pattern = self.arena
+        for key, value in self.entries().items():
+            options.add_session_config_entry(key, value)
 
     def entries(self) -> dict[str, str]:
         """Return the runtime's configuration entries, by their names there."""

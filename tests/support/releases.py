@@ -27,6 +27,7 @@ from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Listing
 from quarterdeck_shared.device import Requirements
 from quarterdeck_shared.index import Golden, Index, Limits, cut
+from quarterdeck_shared.session import Session
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 CLASSES = ("cam", "gateway")
@@ -123,8 +124,10 @@ def evaluation(
         score=0.9,
         ci95=(0.88, 0.92),
         bytes=40_000,
-        latency=Latency(p50_ms=1.0, p90_ms=1.2, p99_ms=1.5),
+        compressed_bytes=36_000,
+        latency=Latency(p50_ms=1.0, p90_ms=1.2, p99_ms=1.5, cpu_ms=1.0),
         peak_memory_mb=50,
+        load_ms=10,
     )
     return Evaluation.model_validate(
         {
@@ -134,11 +137,15 @@ def evaluation(
             "decision": decision,
             "reason": "best within the budget" if decision == "accepted" else "slow",
             "metric": "top1",
+            "unit": "point",
             "samples": 100,
+            "selection_samples": 100,
+            "looks": 1,
             "float": side,
             "variant": side.model_copy(update={"score": 0.89}),
             "agreement": 0.99,
             "drop_points": 1.0,
+            "drop_ci95": (-1.0, 3.0),
             "size_ratio": 0.26,
             "latency_ratio": 0.6,
             "latency_known": "measured",
@@ -146,14 +153,15 @@ def evaluation(
             "golden": Golden(
                 count=VECTORS, min_agreement=0.9, margin=0.1, max_error=0.1
             ),
-            "golden_measured": None,
+            "golden_measured": (),
             "requires": Requirements(
                 isa=(), memory_mb=64, runtime="1.20", provider="CPUExecutionProvider"
             ),
             "limits": Limits(latency_ms=100, memory_mb=500),
             "labels": ("a", "b"),
             "files": {name: sha256(data).hexdigest() for name, data in files.items()},
-            "tried": (),
+            "session": Session(),
+            "baselines": None,
             "notes": (),
             "provenance": Provenance(
                 model_sha256="0" * 64,

@@ -244,7 +244,7 @@ async def _spawn(
         "model": model.fileno(),
         "parent": os.getpid(),
         "memory-mb": index.limits.memory_mb,
-        "threads": index.threads,
+        "session": index.session.encode().decode(),
     }
     try:
         return await asyncio.create_subprocess_exec(
@@ -255,7 +255,7 @@ async def _spawn(
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=(link.fileno(), model.fileno()),
-            env=_environment(index.threads),
+            env=_environment(index.session.threads),
             cwd="/",
             start_new_session=True,
         )

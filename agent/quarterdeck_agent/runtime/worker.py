@@ -31,12 +31,12 @@ from quarterdeck_agent.runtime.golden import (
 )
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.session import Session
 
 ROOM_MB = 256
 """Address space beyond the model's memory: thread stacks and the runtime's arenas."""
 MAX_FILES = 32
 _PR_SET_PDEATHSIG = 1
-_FATAL = 4
 _PAGE = resource.getpagesize()
 _STATM = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -68,12 +68,9 @@ class Model:
         RejectedError: ``LOAD_FAILED``.
     """
 
-    def __init__(self, data: bytes, threads: int) -> None:
+    def __init__(self, data: bytes, session: Session) -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _FATAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session.configure(options)
         try:
             self._session = ort.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"]
@@ -170,6 +167,10 @@ def _input(node: _Node) -> Input:
     return Input(node.name, shape, np.dtype(_DTYPES[node.type]))
 
 
+def _session(text: str) -> Session:
+    return Session.decode(text.encode())
+
+
 def _rss_mb() -> int:
     return _pages_mb(1)
 
@@ -190,8 +191,9 @@ def _short(error: Exception) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load the model, say so, and serve."""
     parser = argparse.ArgumentParser(description="Runs one model for its agent.")
-    for name in ("socket", "model", "parent", "memory-mb", "threads"):
+    for name in ("socket", "model", "parent", "memory-mb"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--session", type=_session, required=True)
     given = parser.parse_args(arguments)
     _die_with(given.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -201,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with os.fdopen(given.model, "rb") as file:
             data = file.read()
         try:
-            model = Model(data, given.threads)
+            model = Model(data, given.session)
         except RejectedError as error:
             link.sendall(pack(_problem(error.code, error.detail)))
             return 1

@@ -234,7 +234,7 @@ def _index(draft: Draft, version: int, counter: int, chunk_bytes: int) -> Index:
         limits=evaluation.limits,
         golden=evaluation.golden,
         labels=evaluation.labels,
-        threads=evaluation.threads,
+        session=evaluation.session,
     )
 
 
