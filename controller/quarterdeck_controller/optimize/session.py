@@ -1,6 +1,9 @@
-"""Open a model in onnxruntime and run samples through it. Runs in a child."""
+"""Open a model in onnxruntime as a device would, and run it. Runs in a child.
 
-from collections.abc import Iterator, Sequence
+What the runtime raises has no common base; it is translated here and nowhere else.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,31 +11,114 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.session import Session
+
 Array = NDArray[Any]
 Feed = dict[str, Array]
 
 PROVIDERS = ["CPUExecutionProvider"]
+DEFAULT = Session()
+MAX_TOLD = 400
 
 
 def open_session(
-    model: Path | bytes, *, threads: int = 1, quick: bool = False
+    model: Path | bytes, session: Session = DEFAULT, *, quick: bool = False
 ) -> ort.InferenceSession:
     """Return a session as a device would open it.
 
     Args:
-        model: A file, or the bytes of one.
-        threads: Intra-op threads.
+        model: A file, with its external data beside it, or the bytes of one.
+        session: The options a device is told.
         quick: Skip the runtime's costly optimizations.
+
+    Raises:
+        RejectedError: ``MODEL_INVALID`` when the runtime cannot open it.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = options_of(session)
     if quick:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return open_with(model, options)
+
+
+def options_of(session: Session) -> ort.SessionOptions:
+    """Return the runtime's own form of ``session``, to be changed further."""
+    options = ort.SessionOptions()
+    session.configure(options)
+    return options
+
+
+def open_with(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Return a session with options of one's own.
+
+    Raises:
+        RejectedError: ``MODEL_INVALID`` when the runtime cannot open it.
+    """
     source = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(source, options, providers=PROVIDERS)
+    try:
+        return ort.InferenceSession(source, options, providers=PROVIDERS)
+    except Exception as error:
+        told = f"onnxruntime cannot open the model: {_short(error)}"
+        raise RejectedError(Code.MODEL_INVALID, told) from error
+
+
+def infer(
+    session: ort.InferenceSession, names: Sequence[str] | None, feed: Mapping[str, Any]
+) -> list[Any]:
+    """Return the outputs called ``names``, or all of them, for one feed.
+
+    Raises:
+        RejectedError: ``MODEL_INVALID`` when the runtime gives up.
+    """
+    try:
+        return list(session.run(names, feed))
+    except Exception as error:
+        told = f"onnxruntime cannot run the model: {_short(error)}"
+        raise RejectedError(Code.MODEL_INVALID, told) from error
+
+
+def tensor_outputs(session: ort.InferenceSession) -> tuple[str, ...]:
+    """Return the outputs that are tensors of numbers, in the model's order.
+
+    Sequences, maps, optional values and strings cannot be judged and are left out.
+    """
+    return tuple(
+        output.name
+        for output in session.get_outputs()
+        if output.type.startswith("tensor(") and output.type != "tensor(string)"
+    )
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:MAX_TOLD]
+
+
+def feeds(
+    session: ort.InferenceSession,
+    samples: Stored,
+    size: int,
+    rows: Sequence[int] | None = None,
+) -> Iterator[Feed]:
+    """Yield what ``session`` takes, one run after the other.
+
+    Samples that are whole tensors of an input (``intake.shapes``) are run one by one.
+
+    Args:
+        session: An open model.
+        samples: Stored samples; arrays that the model has no input for are left out.
+        size: How many samples at once, where the inputs take rows.
+        rows: Which, in this order; None is all.
+    """
+    ranks = {value.name: len(value.shape) for value in session.get_inputs()}
+    one = samples.sample(0) if len(samples) else {}
+    whole = {k for k, v in one.items() if k in ranks and is_whole(ranks[k], v.ndim)}
+    for feed in samples.batches(1 if whole else size, rows):
+        yield {
+            name: np.asarray(array[0]) if name in whole else array
+            for name, array in feed.items()
+            if name in ranks
+        }
 
 
 def open_samples(folder: Path, inputs: Sequence[str]) -> Feed:
