@@ -94,33 +94,6 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:MAX_TOLD]
 
 
-def feeds(
-    session: ort.InferenceSession,
-    samples: Stored,
-    size: int,
-    rows: Sequence[int] | None = None,
-) -> Iterator[Feed]:
-    """Yield what ``session`` takes, one run after the other.
-
-    Samples that are whole tensors of an input (``intake.shapes``) are run one by one.
-
-    Args:
-        session: An open model.
-        samples: Stored samples; arrays that the model has no input for are left out.
-        size: How many samples at once, where the inputs take rows.
-        rows: Which, in this order; None is all.
-    """
-    ranks = {value.name: len(value.shape) for value in session.get_inputs()}
-    one = samples.sample(0) if len(samples) else {}
-    whole = {k for k, v in one.items() if k in ranks and is_whole(ranks[k], v.ndim)}
-    for feed in samples.batches(1 if whole else size, rows):
-        yield {
-            name: np.asarray(array[0]) if name in whole else array
-            for name, array in feed.items()
-            if name in ranks
-        }
-
-
 def open_samples(folder: Path, inputs: Sequence[str]) -> Feed:
     """Return the stored samples, mapped: only what is run is read."""
     return {

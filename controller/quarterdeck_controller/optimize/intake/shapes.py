@@ -2,8 +2,8 @@
 
 A model's first dimension counts samples, as a rule. Not so for a number of no dimension
 (a sampling rate), for a state whose first dimension counts layers, and for a graph that
-was exported without a batch: there every sample is one complete tensor of the input, and
-samples cannot be run together. Which of the two it is follows from the ranks alone:
+was exported without a batch: there every sample is one complete tensor of the input,
+and samples cannot be run together. Which of the two it is follows from the ranks alone:
 samples come first in the data, so one dimension more than the input has says that each
 sample is a whole one.
 """
