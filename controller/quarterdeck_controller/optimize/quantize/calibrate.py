@@ -1,128 +1,279 @@
-"""Find the range of every tensor to be quantized, from streamed samples.
+"""Find the spread of every float tensor, from streamed samples. Runs in a child.
 
-Two passes keep memory flat in the number of samples: the first finds the extremes, the
-second fills one histogram a tensor, from which any way of taking a range follows. Runs
-in a child.
+The samples pass once. Tensors are exposed as outputs in groups of limited size, and a
+group is folded into its histograms before the next batch: memory is flat in the number
+of samples and in the size of the model's activations. What lies inside ``If``, ``Loop``
+and ``Scan`` cannot be seen from outside; its operators are quantized without ranges.
 """
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import ceil, log2, prod
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto
 
-from quarterdeck_controller.optimize.recipe import Calibration
-from quarterdeck_controller.optimize.session import Array, Feed, open_session
+from quarterdeck_controller.optimize.data.stored import Feed, Stored
+from quarterdeck_controller.optimize.quantize.spread import (
+    Array,
+    Spread,
+    save_spreads,
+)
+from quarterdeck_controller.optimize.steps import Calibrated, CalibrateRequest
 
-BINS = 2048
-MAX_VALUES = 1 << 16
-"""Values of one tensor and batch that enter the histogram, evenly spaced; the extremes
-are taken over all."""
-PERCENTILE = 0.9999
-SHARES = (1.0, 0.99999, 0.9999, 0.999, 0.99)
-LEVELS = 255
-TINY = 1e-38
+BINS = 4096
+"""On each side of zero; at least half of them are used on the wider side."""
+SAMPLED = 1 << 14
+"""Values of one tensor and batch that enter the histogram, evenly spaced; extremes are
+taken over all."""
+STRIDES = (1, 3, 7, 13, 29, 61, 127, 251, 509, 1021, 2039, 4093, 8191, 16381, 32749)
+"""Primes, so that taking every n-th value does not always hit the same channels."""
+GROUP_BYTES = 64 << 20
+UNKNOWN_BYTES = 4 << 20
+"""Taken as the size of a tensor whose shape cannot be told before it is computed."""
+CHANNEL_AXES: Mapping[str, int] = {
+    "Conv": 1,
+    "ConvTranspose": 1,
+    "MatMul": -1,
+    "Gemm": -1,
+}
+MAX_CHANNELS = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """What was seen of one tensor."""
-
-    low: float
-    high: float
-    counts: Array
-
-    @property
-    def largest(self) -> float:
-        """The largest magnitude."""
-        return max(abs(self.low), abs(self.high))
+def calibrate(request: CalibrateRequest) -> Calibrated:
+    """Write the spreads of ``request.model``'s tensors to ``request.out``."""
+    stored = Stored.open(request.samples)
+    with tempfile.TemporaryDirectory(dir=request.out.parent) as folder:
+        spreads = observe(request.model, stored, request.batch, Path(folder))
+    save_spreads(request.out, spreads)
+    strange = [name for name, spread in spreads.items() if not spread.quantizable]
+    notes = tuple(
+        f"{name} reaches {spreads[name].low:.3g} to {spreads[name].high:.3g}, as masks "
+        "do: what it touches stays in float"
+        for name in strange
+    )
+    return Calibrated(tensors=len(spreads), notes=notes)
 
 
 def observe(
-    model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed]
+    model: Path, stored: Stored, batch: int, scratch: Path
 ) -> dict[str, Spread]:
-    """Return what ``feeds`` make of the tensors called ``names``."""
-    session = open_session(_exposed(model, names), quick=True)
-    low = dict.fromkeys(names, np.inf)
-    high = dict.fromkeys(names, -np.inf)
+    """Return the spread of every float tensor that was ever not empty.
 
-    def arrays() -> Iterator[tuple[str, Array]]:
-        for feed in feeds:
-            yield from zip(names, session.run(list(names), feed), strict=True)
-
-    for name, array in arrays():
-        if array.size:
-            low[name] = min(low[name], float(array.min()))
-            high[name] = max(high[name], float(array.max()))
-    seen = [name for name in names if low[name] <= high[name]]
-    counts = {name: np.zeros(BINS, np.int64) for name in seen}
-    for name, array in arrays():
-        if name in counts and np.isfinite([low[name], high[name]]).all():
-            counts[name] += _histogram(array, low[name], high[name])
-    return {name: Spread(low[name], high[name], counts[name]) for name in seen}
+    Args:
+        model: A prepared graph.
+        stored: The samples.
+        batch: At most so many samples at once.
+        scratch: An empty folder for what must be written on the way.
+    """
+    plan = _plan(model, next(stored.batches(1)), batch)
+    seen = {name: _Seen(plan.channel_axes.get(name)) for name in plan.names}
+    for number, names in enumerate(plan.groups):
+        session = _session(model, names, scratch / f"{number}.onnx")
+        for feed in stored.batches(plan.batch):
+            for name, array in zip(names, session.run(list(names), feed), strict=True):
+                seen[name].add(array)
+        del session
+    return {name: one.spread() for name, one in seen.items() if one.count}
 
 
-def take_range(spread: Spread, how: Calibration) -> tuple[float, float]:
-    """Return the range to quantize; what lies outside is clipped. Pure."""
-    if how == "minmax" or spread.low == spread.high:
-        return spread.low, spread.high
-    if how == "percentile":
-        return _cut(spread, PERCENTILE)
-    ranges = [_cut(spread, share) for share in SHARES]
-    return min(ranges, key=lambda found: _squared_error(spread, found))
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which tensors are exposed together, and how many samples are run at once."""
+
+    groups: tuple[tuple[str, ...], ...]
+    batch: int
+    channel_axes: Mapping[str, int]
+
+    @property
+    def names(self) -> Iterator[str]:
+        return (name for group in self.groups for name in group)
 
 
-def ranges(
-    spreads: Mapping[str, Spread], how: Calibration
-) -> dict[str, tuple[Array, Array]]:
-    """Return every tensor's range as the runtime's quantizer takes it."""
-    found = {name: take_range(spread, how) for name, spread in spreads.items()}
+def _plan(path: Path, feed: Feed, batch: int) -> _Plan:
+    model = onnx.load(path, load_external_data=False)
+    sizes = _sizes(model, feed)
+    fits = GROUP_BYTES // max(sum(sizes.values()), 1)
+    batch = max(1, min(batch, fits))
+    groups = _grouped({name: size * batch for name, size in sizes.items()})
+    axes = {
+        node.input[0]: CHANNEL_AXES[node.op_type]
+        for node in model.graph.node
+        if node.op_type in CHANNEL_AXES and not node.domain
+    }
+    return _Plan(groups, batch, axes)
+
+
+def _sizes(model: onnx.ModelProto, feed: Feed) -> dict[str, int]:
+    """Return the bytes that each float tensor takes for ``feed``."""
+    graph = _inferred(model, feed).graph
+    shapes = {
+        value.name: value.type.tensor_type
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.HasField("tensor_type")
+    }
+    constants = {tensor.name for tensor in graph.initializer}
+    made = (name for node in graph.node for name in node.output)
+    flowing = dict.fromkeys((*(value.name for value in graph.input), *made))
     return {
-        name: (np.array(low, np.float32), np.array(high, np.float32))
-        for name, (low, high) in found.items()
+        name: _bytes(shapes[name])
+        for name in flowing
+        if name in shapes
+        and name not in constants
+        and shapes[name].elem_type == TensorProto.FLOAT
     }
 
 
-def _exposed(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
-    """Return the model with the tensors called ``names`` as outputs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.output[:]
+def _inferred(model: onnx.ModelProto, feed: Feed) -> onnx.ModelProto:
+    """Return the graph with the shapes that it has for ``feed``, without weights."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    for value in light.graph.input:
+        if value.name in feed:
+            shape = feed[value.name].shape
+            for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=False):
+                dim.Clear()
+                dim.dim_value = size
+    for value in (*light.graph.value_info, *light.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    return inferred
+
+
+def _bytes(kind: onnx.TypeProto.Tensor) -> int:
+    dims = [dim.dim_value for dim in kind.shape.dim]
+    known = kind.HasField("shape") and all(
+        dim.HasField("dim_value") for dim in kind.shape.dim
+    )
+    return 4 * prod(dims) if known else UNKNOWN_BYTES
+
+
+def _grouped(sizes: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
+    groups: list[list[str]] = []
+    used = GROUP_BYTES + 1
+    for name, size in sizes.items():
+        if used + size > GROUP_BYTES:
+            groups.append([])
+            used = 0
+        groups[-1].append(name)
+        used += size
+    return tuple(tuple(group) for group in groups)
+
+
+def _session(model: Path, names: Sequence[str], path: Path) -> ort.InferenceSession:
+    """Return a session of the model whose outputs are the tensors called ``names``.
+
+    External weights are found where they are: the graph is then written beside them.
+    """
+    proto = onnx.load(model, load_external_data=False)
+    del proto.graph.output[:]
     for name in names:
         value = onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-        copy.graph.output.append(value)
-    data: bytes = copy.SerializeToString()
-    return data
+        proto.graph.output.append(value)
+    external = any(
+        tensor.data_location == TensorProto.EXTERNAL
+        for tensor in proto.graph.initializer
+    )
+    if external:
+        path = model.with_name(f".{path.parent.name}-{path.name}")
+    try:
+        path.write_bytes(proto.SerializeToString())
+        del proto
+        return ort.InferenceSession(str(path), _options(), ["CPUExecutionProvider"])
+    finally:
+        path.unlink(missing_ok=True)
 
 
-def _histogram(array: Array, low: float, high: float) -> Array:
-    flat = array.reshape(-1)
-    step = max(1, -(-flat.size // MAX_VALUES))
-    if low == high:
-        counts = np.zeros(BINS, np.int64)
-        counts[0] = flat.size
-        return counts
-    return np.histogram(flat[::step], bins=BINS, range=(low, high))[0]
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
-def _cut(spread: Spread, share: float) -> tuple[float, float]:
-    """Return the range without the ``1 - share`` at either end."""
-    total = spread.counts.sum()
-    below = np.cumsum(spread.counts) / max(total, 1)
-    first = int(np.searchsorted(below, 1 - share, side="right"))
-    last = int(np.searchsorted(below, share, side="left"))
-    width = (spread.high - spread.low) / BINS
-    low = spread.low + first * width if share < 1 else spread.low
-    high = spread.low + (min(last, BINS - 1) + 1) * width if share < 1 else spread.high
-    return low, high
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of one tensor so far."""
+
+    axis: int | None
+    low: float = np.inf
+    high: float = -np.inf
+    count: int = 0
+    zeros: int = 0
+    exponent: int | None = None
+    counts: Array = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
+    channels: Array | None = None
+
+    def add(self, array: Array) -> None:
+        if not array.size:
+            return
+        self.count += array.size
+        self.low = float(np.minimum(self.low, array.min()))
+        self.high = float(np.maximum(self.high, array.max()))
+        if not np.isfinite([self.low, self.high]).all():
+            return
+        self._add_values(array.reshape(-1)[:: _stride(array.size)])
+        if self.axis is not None:
+            self._add_channels(array, self.axis)
+
+    def spread(self) -> Spread:
+        finite = bool(np.isfinite([self.low, self.high]).all())
+        width = 2.0 ** (self.exponent or 0) / BINS
+        used = np.flatnonzero(self.counts) if finite else np.empty(0, np.int64)
+        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (BINS, BINS)
+        return Spread(
+            low=self.low,
+            high=self.high,
+            counts=self.counts[first:last].copy(),
+            start=(first - BINS) * width,
+            width=width,
+            zeros=self.zeros,
+            channel_max=self.channels if finite else None,
+        )
+
+    def _add_values(self, values: Array) -> None:
+        largest = max(abs(self.low), abs(self.high))
+        if largest:
+            self._widen(ceil(log2(largest)))
+        nonzero = values[values != 0]
+        self.zeros += values.size - nonzero.size
+        if nonzero.size and self.exponent is not None:
+            scale = BINS * 2.0**-self.exponent
+            at = np.floor(nonzero.astype(np.float64) * scale).astype(np.int64) + BINS
+            at = np.clip(at, 0, 2 * BINS - 1)
+            self.counts += np.bincount(at, minlength=2 * BINS)
+
+    def _widen(self, exponent: int) -> None:
+        """Double the bins' width until values up to ``2 ** exponent`` fit."""
+        if self.exponent is None:
+            self.exponent = exponent
+        while self.exponent < exponent:
+            halved = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts[:] = 0
+            self.counts[BINS // 2 : BINS // 2 + BINS] = halved
+            self.exponent += 1
+
+    def _add_channels(self, array: Array, axis: int) -> None:
+        if array.ndim < 2 or array.shape[axis] > MAX_CHANNELS:
+            return
+        others = tuple(n for n in range(array.ndim) if n != axis % array.ndim)
+        found = np.maximum(array.max(axis=others), -array.min(axis=others))
+        if self.channels is None:
+            self.channels = found
+        elif self.channels.shape == found.shape:
+            self.channels = np.maximum(self.channels, found)
+        else:  # the channels are not fixed, so nothing can be said by channel
+            self.axis = self.channels = None
 
 
-def _squared_error(spread: Spread, found: tuple[float, float]) -> float:
-    low, high = min(found[0], 0.0), max(found[1], 0.0)
-    scale = max((high - low) / LEVELS, TINY)
-    width = (spread.high - spread.low) / BINS
-    centres = spread.low + (np.arange(BINS) + 0.5) * width
-    zero = np.round(-low / scale)
-    levels = np.clip(np.round(centres / scale) + zero, 0, LEVELS)
-    return float((spread.counts * (centres - (levels - zero) * scale) ** 2).sum())
+def _stride(size: int) -> int:
+    wanted = size / SAMPLED
+    return next((prime for prime in STRIDES if prime >= wanted), STRIDES[-1])
