@@ -92,14 +92,14 @@ def size_of(tensor: TensorProto) -> int:
         ValueError: The tensor is of no known type.
     """
     if tensor.data_type in _PACKED:
-        return (prod(tensor.dims) + 1) // 2
+        return (int(prod(tensor.dims)) + 1) // 2
     if tensor.data_type == TensorProto.STRING:
         return sum(len(text) for text in tensor.string_data)
     try:
         kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     except KeyError as error:
         raise ValueError(f"{tensor.name} is of no known type") from error
-    return prod(tensor.dims) * int(kind.itemsize)
+    return int(prod(tensor.dims)) * int(kind.itemsize)
 
 
 _PACKED = frozenset({TensorProto.INT4, TensorProto.UINT4})

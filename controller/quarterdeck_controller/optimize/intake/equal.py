@@ -1,0 +1,72 @@
+"""Run a model on a few samples and tell how far outputs are from what they were."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quarterdeck_controller.optimize.session import (
+    Feed,
+    infer,
+    open_session,
+    tensor_outputs,
+)
+
+Array = NDArray[Any]
+Outputs = list[dict[str, Array]]
+"""For each feed every output that is a tensor of numbers."""
+
+
+def outputs_of(model: Path | bytes, feeds: Sequence[Feed]) -> Outputs:
+    """Return what the model gives for ``feeds``.
+
+    Raises:
+        RejectedError: ``MODEL_INVALID`` when the runtime cannot open or run it.
+    """
+    session = open_session(model)
+    names = tensor_outputs(session)
+    return [
+        dict(zip(names, map(np.asarray, infer(session, names, feed)), strict=True))
+        for feed in feeds
+    ]
+
+
+def furthest(expected: Outputs, got: Outputs) -> float:
+    """Return the largest relative error of any output; infinite when shapes differ."""
+    return max(
+        (
+            difference(array, found[name]) if name in found else math.inf
+            for wanted, found in zip(expected, got, strict=True)
+            for name, array in wanted.items()
+        ),
+        default=0.0,
+    )
+
+
+def difference(wanted: Array, found: Array) -> float:
+    """Return the root-mean-square error as a share of what was wanted.
+
+    Infinities must be in the same places and NaN is never equal; whole numbers must be
+    the same ones.
+    """
+    if wanted.shape != found.shape or wanted.dtype != found.dtype:
+        return math.inf
+    if wanted.dtype.kind not in "fc":
+        return 0.0 if np.array_equal(wanted, found) else math.inf
+    finite = np.isfinite(wanted)
+    if not np.array_equal(wanted[~finite], found[~finite]):
+        return math.inf
+    one, other = (array[finite].astype(np.float64) for array in (wanted, found))
+    if not np.isfinite(other).all():
+        return math.inf
+    if not one.size:
+        return 0.0
+    error = math.sqrt(float(np.mean((one - other) ** 2)))
+    size = math.sqrt(float(np.mean(one**2)))
+    return error / max(size, TINY)
+
+
+TINY = 1e-30
