@@ -1,15 +1,15 @@
 """Samples and outputs in a folder: written as a stream, mapped when read.
 
-One flat file per array and a manifest. Arrays whose samples differ in shape are stored
-too, one after the other, with their shapes beside them; they are read one by one.
-Memory stays flat in the number of samples on both sides, and what a child maps does not
-count as memory of the model.
+One flat file per array and a manifest. Arrays whose samples differ in shape or rank are
+stored too, one after the other, with their shapes beside them; they are read one by
+one. So are arrays that are fed whole: each sample is a complete tensor of the model,
+which has no dimension for a batch. Memory stays flat in the number of samples on both
+sides, and what a child maps does not count as memory of the model.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -22,13 +22,20 @@ Feed = dict[str, Array]
 """Arrays by name, samples first."""
 
 MANIFEST = "manifest.json"
+NO_DIMENSION = -1
+"""Fills the row of a sample of lower rank in the file of shapes."""
 
 
 @dataclass(slots=True)
 class Writer:
-    """Writes batches of samples into an empty or new ``folder``."""
+    """Writes batches of samples into an empty or new ``folder``.
+
+    Attributes:
+        whole: Arrays of which each sample is one complete tensor.
+    """
 
     folder: Path
+    whole: frozenset[str] = frozenset()
     _files: dict[str, BinaryIO] = field(default_factory=dict)
     _shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     _dtypes: dict[str, str] = field(default_factory=dict)
@@ -73,11 +80,15 @@ class Writer:
         arrays = []
         for number, (name, shapes) in enumerate(self._shapes.items()):
             same = len(set(shapes)) <= 1
-            entry: dict[str, object] = {"name": name, "dtype": self._dtypes[name]}
+            entry: dict[str, object] = {
+                "name": name,
+                "dtype": self._dtypes[name],
+                "fed": "whole" if name in self.whole else "batch",
+            }
             if same:
                 entry["shape"] = list(shapes[0]) if shapes else []
             else:
-                np.save(self.folder / f"{number}-shapes.npy", np.array(shapes))
+                np.save(self.folder / f"{number}-shapes.npy", _table(shapes))
             arrays.append(entry)
         count = len(next(iter(self._shapes.values()), []))
         manifest = {"count": count, "arrays": arrays}
@@ -89,8 +100,8 @@ class Stored:
     """What a ``Writer`` wrote, mapped.
 
     Attributes:
-        uniform: Whether all samples of every array have one shape; only then can
-            several be read at once.
+        uniform: Whether all samples of every array have one shape and none is fed
+            whole; only then can several be read at once.
     """
 
     folder: Path
@@ -106,7 +117,10 @@ class Stored:
             entry["name"]: _Column.open(folder, number, entry, manifest["count"])
             for number, entry in enumerate(manifest["arrays"])
         }
-        uniform = all(column.shape is not None for column in columns.values())
+        uniform = all(
+            column.shape is not None and not column.whole_tensors
+            for column in columns.values()
+        )
         return cls(folder, manifest["count"], uniform, columns)
 
     def __len__(self) -> int:
@@ -118,8 +132,13 @@ class Stored:
         return tuple(self._columns)
 
     def sample(self, row: int) -> Feed:
-        """Return one sample, as a batch of one."""
-        return {name: column.at(row)[None] for name, column in self._columns.items()}
+        """Return one sample as a model takes it: a batch of one, or whole."""
+        return {name: column.fed(row) for name, column in self._columns.items()}
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Names of the arrays of which each sample is one complete tensor."""
+        return frozenset(n for n, one in self._columns.items() if one.whole_tensors)
 
     def batches(self, size: int, rows: Sequence[int] | None = None) -> Iterator[Feed]:
         """Yield samples, ``size`` at a time, or one by one when not uniform.
@@ -138,7 +157,11 @@ class Stored:
             yield {name: column.rows(part) for name, column in self._columns.items()}
 
     def array(self, name: str) -> Array:
-        """Return all of one array, samples first, mapped. Only when uniform."""
+        """Return all of one array, samples first, mapped.
+
+        Raises:
+            ValueError: Its samples differ in shape.
+        """
         return self._columns[name].whole()
 
     def samples(self, name: str) -> Iterator[Array]:
@@ -146,10 +169,15 @@ class Stored:
         column = self._columns[name]
         return (column.at(row) for row in range(self.count))
 
+    def same_shape(self, name: str) -> bool:
+        """Return whether all samples of one array have one shape."""
+        return self._columns[name].shape is not None
+
 
 @dataclass(frozen=True, slots=True)
 class _Column:
     data: Array
+    whole_tensors: bool
     shape: tuple[int, ...] | None
     shapes: Array | None
     starts: Array | None
@@ -161,18 +189,23 @@ class _Column:
         path, dtype = folder / f"{number}.bin", np.dtype(entry["dtype"])
         empty = path.stat().st_size == 0
         data = np.empty(0, dtype) if empty else np.memmap(path, dtype, mode="r")
+        whole = entry["fed"] == "whole"
         if "shape" in entry:
             shape = tuple(entry["shape"])
-            return cls(data.reshape(count, *shape), shape, None, None)
+            return cls(data.reshape(count, *shape), whole, shape, None, None)
         shapes = np.load(folder / f"{number}-shapes.npy", allow_pickle=False)
-        sizes = [prod(one) for one in shapes.tolist()]
-        return cls(data, None, shapes, np.concatenate([[0], np.cumsum(sizes)]))
+        sizes = np.where(shapes == NO_DIMENSION, 1, shapes).prod(axis=1)
+        return cls(data, whole, None, shapes, np.concatenate([[0], np.cumsum(sizes)]))
+
+    def fed(self, row: int) -> Array:
+        return self.at(row) if self.whole_tensors else self.at(row)[None]
 
     def at(self, row: int) -> Array:
         if self.shapes is None or self.starts is None:
             return np.array(self.data[row])
         flat = self.data[self.starts[row] : self.starts[row + 1]]
-        return np.array(flat).reshape(self.shapes[row])
+        shape = self.shapes[row]
+        return np.array(flat).reshape(shape[shape != NO_DIMENSION])
 
     def rows(self, rows: Array) -> Array:
         return np.ascontiguousarray(self.data[rows])
@@ -181,3 +214,10 @@ class _Column:
         if self.shape is None:
             raise ValueError("its samples differ in shape")
         return self.data
+
+
+def _table(shapes: Sequence[tuple[int, ...]]) -> Array:
+    table = np.full((len(shapes), max(map(len, shapes))), NO_DIMENSION, np.int64)
+    for row, shape in enumerate(shapes):
+        table[row, : len(shape)] = shape
+    return table
