@@ -1,93 +1,146 @@
-"""Run a model on the evaluation samples: scores, latency, memory. Runs in a child.
+"""Find what one inference of a model costs, in turns with the float model.
 
-The order matters: memory is read after single inferences and before anything else is
-loaded, and latency is taken in turns with the float model, so that both see the same
-machine.
+Runs in a child of its own: peak memory is read after the first inferences and before
+anything else is loaded, so it is that of a process that does nothing but load and run
+this model.
+
+Other work on the machine slows an inference down at random and for a while. The two
+models therefore run one inference each in turns, the first of a pair changing, and the
+ratio is the median over the pairs: what hits a pair hits both, and what hits one of a
+pair is an outlier. With three more busy processes on two cores a model against itself
+stays within 2 % that way; quotients of minima or of quantiles spread twice as far.
 """
 
 import re
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
-import numpy as np
 import onnxruntime as ort
 
-from quarterdeck_controller.optimize.metric.score import percentile
-from quarterdeck_controller.optimize.session import (
-    Feed,
-    batches,
-    open_samples,
-    open_session,
-    rows,
-    scores,
-)
-from quarterdeck_controller.optimize.steps import (
-    GOLDEN_SCORES,
-    SCORES,
-    Measured,
-    MeasureRequest,
-    Times,
-)
+from quarterdeck_controller.optimize.data.stored import Feed, Stored
+from quarterdeck_controller.optimize.session import infer, open_session
+from quarterdeck_controller.optimize.steps import Measured, MeasureRequest, Times
 from quarterdeck_shared.clock import Clock, SystemClock
+from quarterdeck_shared.session import Session
 
 WARM_UP = 5
-FEWEST_ROUNDS = 20
-MOST_ROUNDS = 200
+WARM_UP_S = 2.0
+
+FEWEST_TURNS = 7
+"""Of a model so slow that the time is up; a median of fewer says little."""
+TURNS = 200
+MOST_TURNS = 2000
 LATENCY_S = 4.0
+LONG_ENOUGH_S = 1.0
+"""Turns of a quick model go on past ``TURNS`` until they have taken so long: other
+work comes in bursts, and a tenth of a second may lie in one."""
 
 
 def measure(request: MeasureRequest) -> Measured:
-    """Write the scores into ``request.out`` and return the figures."""
+    """Return time and memory of ``request.model``, and the time of its reference.
+
+    Raises:
+        RejectedError: ``MODEL_INVALID`` when the runtime cannot open or run a model.
+    """
     clock = SystemClock()
-    samples = open_samples(request.samples, request.inputs)
-    one = next(rows(samples, [0]))
-    session = open_session(request.model, threads=request.threads)
-    for _ in range(WARM_UP):
-        session.run(None, one)
-    memory = _peak_memory_mb()
-    if request.golden:
-        replayed = scores(session, request.output, rows(samples, request.golden))
-        np.save(request.out / GOLDEN_SCORES, replayed)
-    reference = request.reference and open_session(
-        request.reference, threads=request.threads
-    )
-    sessions = [session, reference] if reference else [session]
-    times = _latencies(sessions, one, clock)
-    every = scores(session, request.output, batches(samples, request.batch))
-    np.save(request.out / SCORES, every)
+    feed = Stored.open(request.samples).sample(0)
+    before = clock.monotonic()
+    model = _Runner(open_session(request.model, request.session), feed)
+    model.once()
+    load_ms = 1000 * (clock.monotonic() - before)
+    model.warm_up(clock)
+    memory = peak_memory_mb()
+    reference = _open_reference(request.reference, request.session, feed, clock)
+    _take_turns(model, reference, clock)
     return Measured(
         peak_memory_mb=memory,
-        times=times[0],
-        reference_times=times[1] if reference else None,
+        load_ms=load_ms,
+        times=model.times(),
+        reference_times=reference and reference.times(),
+        ratio=reference and ratio_of(model.wall_s, reference.wall_s),
     )
 
 
-def _latencies(
-    sessions: list[ort.InferenceSession], feed: Feed, clock: Clock
-) -> list[Times]:
-    seen: list[list[float]] = [[] for _ in sessions]
-    start = clock.monotonic()
-    for number in range(WARM_UP + MOST_ROUNDS):
-        for session, times in zip(sessions, seen, strict=True):
-            before = clock.monotonic()
-            session.run(None, feed)
-            times.append(1000 * (clock.monotonic() - before))
-        enough = number >= WARM_UP + FEWEST_ROUNDS
-        if enough and clock.monotonic() - start > LATENCY_S:
-            break
-    return [_times(times[WARM_UP:]) for times in seen]
+def ratio_of(ours: list[float], theirs: list[float]) -> float:
+    """Return the median over the pairs of what ours took as a share of theirs. Pure."""
+    return median(a / max(b, 1e-9) for a, b in zip(ours, theirs, strict=True))
 
 
-def _times(values: list[float]) -> Times:
-    ordered = sorted(values)
-    return Times(
-        p50_ms=percentile(ordered, 0.5),
-        p90_ms=percentile(ordered, 0.9),
-        p99_ms=percentile(ordered, 0.99),
-    )
+def enough(turns: int, elapsed_s: float) -> bool:
+    """Return whether so many turns in so long a time will do. Pure."""
+    if elapsed_s >= LATENCY_S:
+        return turns >= FEWEST_TURNS
+    return turns >= MOST_TURNS or (turns >= TURNS and elapsed_s >= LONG_ENOUGH_S)
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
     """Return the peak resident memory of this process, from the kernel's own count."""
     status = Path("/proc/self/status").read_text("ascii")
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     return int(found[1]) / 1024 if found else 0.0
+
+
+@dataclass(slots=True)
+class _Runner:
+    """A model with what its inferences took, in seconds."""
+
+    session: ort.InferenceSession
+    feed: Feed
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+
+    def once(self) -> None:
+        infer(self.session, None, self.feed)
+
+    def warm_up(self, clock: Clock) -> None:
+        start = clock.monotonic()
+        for _ in range(WARM_UP):
+            if clock.monotonic() - start > WARM_UP_S:
+                return
+            self.once()
+
+    def timed(self, clock: Clock) -> None:
+        cpu, wall = time.process_time(), clock.monotonic()
+        self.once()
+        self.wall_s.append(clock.monotonic() - wall)
+        self.cpu_s.append(time.process_time() - cpu)
+
+    def times(self) -> Times:
+        ordered = sorted(1000 * seconds for seconds in self.wall_s)
+        return Times(
+            p50_ms=quantile(ordered, 0.5),
+            p90_ms=quantile(ordered, 0.9),
+            p99_ms=quantile(ordered, 0.99),
+            cpu_ms=1000 * median(self.cpu_s),
+        )
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """Return the smallest of the ordered values that ``share`` of them do not exceed.
+
+    The nearest-rank definition: always one of the values, and the largest when there
+    are too few to tell.
+    """
+    rank = -int(-share * len(ordered) // 1)
+    return ordered[max(rank, 1) - 1]
+
+
+def _open_reference(
+    model: Path | None, session: Session, feed: Feed, clock: Clock
+) -> _Runner | None:
+    if model is None:
+        return None
+    runner = _Runner(open_session(model, session), feed)
+    runner.warm_up(clock)
+    return runner
+
+
+def _take_turns(model: _Runner, reference: _Runner | None, clock: Clock) -> None:
+    pair = [model, reference] if reference else [model]
+    start, turns = clock.monotonic(), 0
+    while not enough(turns, clock.monotonic() - start):
+        for runner in pair if turns % 2 else reversed(pair):
+            runner.timed(clock)
+        turns += 1
