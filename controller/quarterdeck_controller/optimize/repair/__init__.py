@@ -1,0 +1,1 @@
+"""Mend a graph so that it quantizes better, and find the operators that do not."""
