@@ -140,8 +140,7 @@ def _inferred(model: onnx.ModelProto, feed: Feed) -> onnx.ModelProto:
                 dim.dim_value = size
     for value in (*light.graph.value_info, *light.graph.output):
         value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    return inferred
+    return onnx.shape_inference.infer_shapes(light, data_prop=True)
 
 
 def _bytes(kind: onnx.TypeProto.Tensor) -> int:
@@ -262,7 +261,7 @@ class _Seen:
             self.exponent += 1
 
     def _add_channels(self, array: Array, axis: int) -> None:
-        if array.ndim < 2 or array.shape[axis] > MAX_CHANNELS:
+        if array.ndim == 1 or array.shape[axis] > MAX_CHANNELS:
             return
         others = tuple(n for n in range(array.ndim) if n != axis % array.ndim)
         found = np.maximum(array.max(axis=others), -array.min(axis=others))

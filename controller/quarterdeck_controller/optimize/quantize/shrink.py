@@ -1,75 +1,99 @@
 """Make the file of a variant smaller without changing what it computes.
 
 Identical constants are stored once, and names become short: in a small model the text
-of the graph outweighs the weights. Runs in a child.
+of the graph outweighs the weights. Inputs, outputs and the metadata of the model, where
+labels live, stay. A name means the same in a graph and in the subgraphs inside it, so
+one table of new names serves all of them. Runs in a child.
 """
 
 from collections.abc import Iterator
 
 import onnx
 
+from quarterdeck_controller.optimize.quantize.graph import all_graphs, drop_unused
+
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def shrink(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return ``model``, changed in place; inputs and outputs keep their names."""
-    graph = model.graph
-    model.doc_string = graph.doc_string = ""
+def shrink(model: onnx.ModelProto, *, names: bool = False) -> None:
+    """Shrink ``model`` in place.
+
+    Args:
+        model: A variant.
+        names: Whether operators and tensors keep their names.
+    """
+    model.doc_string = ""
+    drop_unused(model.graph)
+    _share_constants(model.graph, {}, {})
+    drop_unused(model.graph)
+    for graph in all_graphs(model.graph):
+        _drop_text(graph)
+    if not names:
+        _shorten_names(model.graph)
+
+
+def _drop_text(graph: onnx.GraphProto) -> None:
+    graph.doc_string = ""
     del graph.value_info[:]
+    del graph.quantization_annotation[:]
+    del graph.metadata_props[:]
     for node in graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-    if any(_has_subgraph(node) for node in graph.node):
-        return model  # a subgraph reads names of the graph around it
-    _share_constants(graph)
-    _shorten_names(graph)
-    return model
-
-
-def _has_subgraph(node: onnx.NodeProto) -> bool:
-    return any(a.HasField("g") or len(a.graphs) > 0 for a in node.attribute)
-
-
-def _public(graph: onnx.GraphProto) -> set[str]:
-    return {value.name for value in (*graph.input, *graph.output)}
-
-
-def _share_constants(graph: onnx.GraphProto) -> None:
-    keep = _public(graph)
-    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    same: dict[str, str] = {}
-    kept = []
+    for value in (*graph.input, *graph.output):
+        value.doc_string = ""
     for tensor in graph.initializer:
+        tensor.doc_string = ""
+
+
+Key = tuple[int, tuple[int, ...], bytes]
+
+
+def _share_constants(
+    graph: onnx.GraphProto, around: dict[Key, str], same_around: dict[str, str]
+) -> None:
+    """Read every constant from the first of its kind, in this graph or around it."""
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    first, same = dict(around), dict(same_around)
+    for tensor in graph.initializer:
+        if tensor.name in fixed or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            continue
         data = onnx.numpy_helper.to_array(tensor).tobytes()
         key = (tensor.data_type, tuple(tensor.dims), data)
-        if tensor.name not in keep and key in first:
+        if key in first:
             same[tensor.name] = first[key]
         else:
-            first.setdefault(key, tensor.name)
-            kept.append(tensor)
+            first[key] = tensor.name
     for node in graph.node:
         for at, name in enumerate(node.input):
             node.input[at] = same.get(name, name)
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+        for found in node.attribute:
+            for inner in (found.g, *found.graphs):
+                if found.type in _GRAPHS:
+                    _share_constants(inner, first, same)
+
+
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
 def _shorten_names(graph: onnx.GraphProto) -> None:
-    keep = _public(graph) | {""}
-    names = _short_names(keep)
-    short = {name: name for name in keep}
-    for tensor in graph.initializer:
-        tensor.name = _give(short, tensor.name, names)
-    for node in graph.node:
-        node.name = ""
-        for values in (node.input, node.output):
-            for at, name in enumerate(values):
-                values[at] = _give(short, name, names)
+    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
+    short = {name: name for name in kept}
+    fresh = _short_names(kept)
+    for inner in all_graphs(graph):
+        inner.name = "g"
+        for value in (*inner.input, *inner.initializer, *inner.output):
+            value.name = _give(short, value.name, fresh)
+        for node in inner.node:
+            node.name = ""
+            for values in (node.input, node.output):
+                for at, name in enumerate(values):
+                    values[at] = _give(short, name, fresh)
 
 
-def _give(short: dict[str, str], name: str, names: Iterator[str]) -> str:
+def _give(short: dict[str, str], name: str, fresh: Iterator[str]) -> str:
     if name not in short:
-        short[name] = next(names)
+        short[name] = next(fresh)
     return short[name]
 
 

@@ -119,7 +119,7 @@ def save_spreads(path: Path, spreads: Spreads) -> None:
         ),
     }
     with path.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_spreads(path: Path) -> dict[str, Spread]:
