@@ -1,6 +1,6 @@
-"""Counting: who was right, who agrees, and how sure that is. Pure."""
+"""Counting and how sure it is: intervals, errors, percentiles. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 from typing import Any
 
@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Interval = tuple[float, float]
 
 CLOSE = 0.1
 """Relative error up to which scores that are no classes still agree."""
+Z95 = 1.959964
+_ENOUGH_FOR_PERCENTILES = 200
 
 
 def classes_of(scores: Array) -> int | None:
@@ -18,24 +21,6 @@ def classes_of(scores: Array) -> int | None:
     if scores.ndim == len(("samples", "classes")) and scores.shape[1] > 1:
         return int(scores.shape[1])
     return None
-
-
-def right(scores: Array, labels: Array) -> int:
-    """Return how many top classes are the labels."""
-    return int((scores.argmax(axis=1) == labels).sum())
-
-
-def agreeing(reference: Array, scores: Array) -> int:
-    """Return on how many samples ``scores`` agree with ``reference``.
-
-    Classes agree by the top one; other scores when their error is a tenth at most.
-    A score that is not finite never agrees.
-    """
-    finite = np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)
-    if classes_of(reference) is not None:
-        same = reference.argmax(axis=1) == scores.argmax(axis=1)
-        return int((same & finite).sum())
-    return int(((sample_errors(reference, scores) <= CLOSE) & finite).sum())
 
 
 def sample_errors(reference: Array, scores: Array) -> Array:
@@ -48,17 +33,83 @@ def sample_errors(reference: Array, scores: Array) -> Array:
     return np.asarray(error / np.maximum(size, np.finfo(np.float32).tiny))
 
 
-def wilson(count: int, total: int) -> tuple[float, float]:
+def wilson(count: int, total: int) -> Interval:
     """Return Wilson's 95 % interval of the share ``count`` / ``total``."""
-    z = 1.959964
     share = count / total
-    centre = share + z * z / (2 * total)
-    spread = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
+    centre = share + Z95 * Z95 / (2 * total)
+    spread = Z95 * sqrt(share * (1 - share) / total + Z95**2 / (4 * total * total))
+    scale = 1 + Z95 * Z95 / total
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def paired_difference(first: Array, second: Array) -> Interval:
+    """Return the 95 % interval of how much larger the share of ``first`` is.
+
+    Newcombe's square-and-add interval for paired proportions (Statistics in Medicine
+    17:2635, 1998, method 10). It is not of width zero where both always agree: a few
+    samples do not prove that they always will.
+
+    Args:
+        first: Whether each sample was right.
+        second: The same of the same samples.
+    """
+    total = len(first)
+    both = int((first & second).sum())
+    neither = int((~first & ~second).sum())
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    p, q = (both + only_first) / total, (both + only_second) / total
+    (p_low, p_high), (q_low, q_high) = (
+        wilson(both + only_first, total),
+        wilson(both + only_second, total),
+    )
+    phi = _phi(both, only_first, only_second, neither)
+    below, above = p - p_low, q_high - q
+    low = p - q - sqrt(max(0.0, below**2 - 2 * phi * below * above + above**2))
+    below, above = q - q_low, p_high - p
+    high = p - q + sqrt(max(0.0, below**2 - 2 * phi * below * above + above**2))
+    return max(-1.0, low), min(1.0, high)
+
+
+def bootstrap(
+    statistic: Callable[[Array], float], count: int, *, resamples: int, seed: int
+) -> Interval:
+    """Return the 95 % interval of a statistic over resampled samples.
+
+    Percentiles of the resampled statistic (Efron 1979), or with few resamples 1.96 of
+    their standard deviations about it.
+
+    Args:
+        statistic: Takes how often each sample counts.
+        count: How many samples there are.
+        resamples: How many times they are drawn anew.
+        seed: Of the drawing.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [
+        statistic(np.bincount(rng.integers(0, count, count), minlength=count) * 1.0)
+        for _ in range(resamples)
+    ]
+    centre = statistic(np.ones(count))
+    if resamples < _ENOUGH_FOR_PERCENTILES:
+        spread = Z95 * float(np.std(drawn))
+        return centre - spread, centre + spread
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return min(float(low), centre), max(float(high), centre)
 
 
 def percentile(sorted_values: Sequence[float], share: float) -> float:
     """Return the smallest value that at least ``share`` of the values do not exceed."""
     at = max(0, -int(-(len(sorted_values) * share) // 1) - 1)
     return sorted_values[min(at, len(sorted_values) - 1)]
+
+
+def _phi(both: int, first: int, second: int, neither: int) -> float:
+    """Return the correlation, corrected for continuity as the method asks."""
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    if margins == 0:
+        return 0.0
+    total = both + first + second + neither
+    excess: float = both * neither - first * second
+    if excess > 0:
+        excess = max(excess - total / 2, 0.0)
+    return excess / sqrt(margins)
