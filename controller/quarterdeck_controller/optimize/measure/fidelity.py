@@ -1,0 +1,80 @@
+"""Whether a variant gives the same answers on another processor. Pure.
+
+Kernels of one instruction set saturate or round where another's do not, so one file can
+be two models: 25.9 dB to float with VNNI are 12.8 dB on AVX2 without it. What was run
+under emulation (``emulate``) is held against what was run here.
+"""
+
+from collections.abc import Sequence
+from math import inf, log10
+
+from quarterdeck_controller.optimize.data.stored import Array
+from quarterdeck_controller.optimize.evaluation import GoldenMeasured
+from quarterdeck_controller.optimize.golden import compare
+
+HERE = "here"
+
+MOST_LOST_DB = 2.0
+"""How much further from float another processor's answers may be. Kernels that are
+right for a recipe stay within 1 dB of each other; saturating ones lose 6 to 17 dB."""
+
+EXACT_DB = 60.0
+"""Answers that are closer to float than this, a thousandth of the scores, count as
+equal: what is lost beyond is the order in which floats are added."""
+
+HEADROOM = 1.5
+"""How many times the largest error of any processor another device of the class may
+show: 3.5 dB for what is neither this machine nor the emulated one."""
+
+
+def fidelity(
+    processor: str, expected: Array, got: Array, margin: float
+) -> GoldenMeasured:
+    """Return how closely ``got``, run on ``processor``, reproduces ``expected``.
+
+    Args:
+        processor: ``HERE`` or the emulated processor.
+        expected: The float model's scores, samples first.
+        got: The variant's scores there.
+        margin: Lead of the best score from which a vector's margin is clear.
+    """
+    compared = compare(expected, got, margin)
+    return GoldenMeasured(
+        processor=processor,
+        agreement=compared.agreement,
+        error=compared.error,
+        sqnr_db=decibels(compared.error),
+    )
+
+
+def decibels(error: float) -> float:
+    """Return the signal to noise ratio of a relative RMS error."""
+    if error == 0:
+        return inf
+    return -20 * log10(error) if error < inf else -inf
+
+
+def loses_db(here: GoldenMeasured, there: GoldenMeasured) -> float:
+    """Return by how much more noise there is ``there``; never negative."""
+    return max(0.0, min(here.sqnr_db, EXACT_DB) - min(there.sqnr_db, EXACT_DB))
+
+
+def is_faithful(here: GoldenMeasured, there: GoldenMeasured) -> bool:
+    """Return whether the other processor's answers are as good as those here."""
+    return loses_db(here, there) <= MOST_LOST_DB
+
+
+def tolerance(measured: Sequence[GoldenMeasured], *, floor: float) -> float:
+    """Return the largest error a device of the class may show, from the spread.
+
+    Args:
+        measured: What the variant reached on every kind of processor that was tried.
+        floor: A device whose error stays below this passes, however exact the variant
+            was everywhere.
+
+    Raises:
+        ValueError: Nothing was measured.
+    """
+    if not measured:
+        raise ValueError("no processor was measured")
+    return max(floor, HEADROOM * max(one.error for one in measured))
