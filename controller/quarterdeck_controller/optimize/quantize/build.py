@@ -1,13 +1,10 @@
 """Make the file of a variant by a recipe. Runs in a child."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import onnx
 
 from quarterdeck_controller.optimize.data.stored import Stored
 from quarterdeck_controller.optimize.quantize.make import Made, make
-from quarterdeck_controller.optimize.quantize.shrink import shrink
+from quarterdeck_controller.optimize.quantize.shrink import give_first, shrink
 from quarterdeck_controller.optimize.quantize.spread import load_spreads
 from quarterdeck_controller.optimize.recipe import TUNING_REPAIRS
 from quarterdeck_controller.optimize.steps import BuildRequest, Built
@@ -41,13 +38,6 @@ def build(request: BuildRequest) -> Built:
     data = variant.SerializeToString(deterministic=True)
     request.out.write_bytes(data)
     return Built(bytes=len(data), treated=made.treated, notes=(*made.notes, *notes))
-
-
-def give_first(graph: onnx.GraphProto, output: str) -> None:
-    """Put ``output`` before the other outputs, which keep their order."""
-    ordered = sorted(graph.output, key=lambda value: value.name != output)
-    del graph.output[:]
-    graph.output.extend(ordered)
 
 
 def _tuned(

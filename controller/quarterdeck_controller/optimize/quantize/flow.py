@@ -165,7 +165,7 @@ class _Work:
     def _end(self, node: NodeProto) -> str:
         """Return what ``node`` gives out after the activation fused into it."""
         after = self._fused(node)
-        return node.output[0] if after is None else after.output[0]
+        return str((after or node).output[0])
 
     def _fused(self, node: NodeProto) -> NodeProto | None:
         """Return the Relu or Clip that costs nothing because the grid starts at 0."""

@@ -1,7 +1,8 @@
 """A graph as an index: who makes a tensor, who reads it, what is constant."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -91,12 +92,44 @@ def captured_names(node: NodeProto) -> Iterator[str]:
             yield from (value.name for value in inner.output)
 
 
-def attribute(node: NodeProto, name: str, default: Any) -> Any:  # noqa: ANN401
-    """Return the value of an attribute, or ``default`` when it is absent."""
-    for found in node.attribute:
-        if found.name == name:
-            return onnx.helper.get_attribute_value(found)
-    return default
+def make_node(
+    operator: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    name: str,
+    domain: str = "",
+    attributes: Mapping[str, float | str] = MappingProxyType({}),
+) -> NodeProto:
+    """Return a new operator."""
+    node = NodeProto(op_type=operator, name=name, domain=domain)
+    node.input.extend(inputs)
+    node.output.extend(outputs)
+    for key, value in attributes.items():
+        node.attribute.append(onnx.helper.make_attribute(key, value))
+    return node
+
+
+def copy_node(node: NodeProto) -> NodeProto:
+    """Return a copy that outlives the graph that ``node`` is part of."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def integer(node: NodeProto, name: str, default: int) -> int:
+    """Return an attribute that is an integer, or ``default`` when it is absent."""
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def real(node: NodeProto, name: str, default: float) -> float:
+    """Return an attribute that is a float, or ``default`` when it is absent."""
+    return next((float(a.f) for a in node.attribute if a.name == name), default)
+
+
+def named_input(node: NodeProto, at: int) -> str:
+    """Return the name of an input, empty when it is left out."""
+    return str(node.input[at]) if at < len(node.input) else ""
 
 
 def is_float(tensor: TensorProto) -> bool:

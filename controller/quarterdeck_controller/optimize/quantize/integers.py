@@ -27,7 +27,8 @@ class Grid:
         """Return the nearest integers, those past the ends clipped."""
         low, high = LIMITS[self.dtype]
         levels = np.rint(array / np.float32(self.scale)) + self.zero
-        return np.clip(levels, low, high).astype(self.dtype)
+        integers: Array = np.clip(levels, low, high).astype(self.dtype)
+        return integers
 
 
 def activation_grid(
@@ -95,7 +96,7 @@ def weight_scales(array: Array, axis: int | None, *, levels: int = 127) -> Array
     else:
         others = tuple(n for n in range(array.ndim) if n != axis)
         largest = np.abs(array).max(axis=others, initial=0)
-    return np.maximum(largest / levels, TINIEST).astype(np.float32)
+    return np.asarray(np.maximum(largest / levels, TINIEST), np.float32)
 
 
 def scales_for_bias(scales: Array, bias: Array, input_scale: float) -> Array:
@@ -107,7 +108,8 @@ def scales_for_bias(scales: Array, bias: Array, input_scale: float) -> Array:
     """
     needed = np.abs(bias).astype(np.float64) / (input_scale * MAX_BIAS)
     least = needed if scales.ndim else needed.max(initial=0)
-    return np.maximum(scales, least).astype(np.float32)
+    enlarged: Array = np.maximum(scales, least).astype(np.float32)
+    return enlarged
 
 
 def quantize_weights(

@@ -5,8 +5,9 @@ fuses the pieces into one kernel. ``weights4`` stores the matrix in blocks of fo
 for the runtime's kernel for that. Both work inside subgraphs too.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,11 @@ from quarterdeck_controller.optimize.quantize.graph import (
     Array,
     Index,
     all_graphs,
-    attribute,
+    copy_node,
+    integer,
+    make_node,
+    named_input,
+    real,
 )
 from quarterdeck_controller.optimize.quantize.integers import (
     quantize_weights,
@@ -33,6 +38,9 @@ ACCURACY_LEVEL = 4
 """The kernel may multiply integers: it quantizes activations in blocks of its own."""
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 """Of the largest weight, what four bits may cover at most; the best by block."""
+
+
+TO_FLOAT: Mapping[str, int] = MappingProxyType({"to": TensorProto.FLOAT})
 
 
 class Matrix(NamedTuple):
@@ -67,15 +75,12 @@ class _Writer:
 
     def write(self) -> bool:
         """Return whether anything was rewritten."""
-        writers: dict[str, Callable[[NodeProto, Matrix], None]] = {
-            "dynamic": self._write_dynamic,
-            "weights4": self._write_blocks,
-        }
+        writers = {"dynamic": self._write_dynamic, "weights4": self._write_blocks}
         for node in self.graph.node:
             writer = writers.get(self.treated[node])
             matrix = matrix_of(node, self.index) if writer else None
             if writer is None or matrix is None:
-                self.nodes.append(_copy(node))
+                self.nodes.append(copy_node(node))
             else:
                 writer(node, matrix)
         if not self.constants:
@@ -102,9 +107,12 @@ class _Writer:
             f"{name}/weights_zero", np.array(found.zero, found.integers.dtype)
         )
         self._add(
-            "MatMulInteger", [integers, weights, zero, middle], f"{name}/sums", name
+            "MatMulInteger",
+            [integers, weights, zero, middle],
+            f"{name}/sums",
+            name=name,
         )
-        self._add("Cast", [f"{name}/sums"], f"{name}/cast", to=TensorProto.FLOAT)
+        self._add("Cast", [f"{name}/sums"], f"{name}/cast", attributes=TO_FLOAT)
         self._add("Mul", [input_scale, scale], f"{name}/scale")
         self._finish("Mul", [f"{name}/cast", f"{name}/scale"], node, matrix.bias)
 
@@ -113,9 +121,7 @@ class _Writer:
         if name not in self.measured:
             made = [f"{name}/{what}" for what in ("integers", "scale", "zero")]
             self.nodes.append(
-                helper.make_node(
-                    "DynamicQuantizeLinear", [name], made, name=f"{name}/measure"
-                )
+                make_node("DynamicQuantizeLinear", [name], made, name=f"{name}/measure")
             )
             self.measured[name] = made
         return self.measured[name]
@@ -128,18 +134,14 @@ class _Writer:
             self._constant(f"{node.name}/blocks", packed),
             self._constant(f"{node.name}/scales", scales),
         ]
-        self._finish(
-            "MatMulNBits",
-            inputs,
-            node,
-            matrix.bias,
-            domain="com.microsoft",
-            K=inner,
-            N=columns,
-            bits=4,
-            block_size=BLOCK,
-            accuracy_level=ACCURACY_LEVEL,
-        )
+        attributes = {
+            "K": inner,
+            "N": columns,
+            "bits": 4,
+            "block_size": BLOCK,
+            "accuracy_level": ACCURACY_LEVEL,
+        }
+        self._finish("MatMulNBits", inputs, node, matrix.bias, attributes)
 
     def _finish(
         self,
@@ -147,13 +149,13 @@ class _Writer:
         inputs: list[str],
         node: NodeProto,
         bias: Array | None,
-        **attributes: str | int,
+        attributes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Add the last operator, and a bias if there is one, under the node's name."""
         if bias is None:
-            self._add(operator, inputs, node.output[0], **attributes)
+            self._add(operator, inputs, node.output[0], attributes=attributes)
             return
-        self._add(operator, inputs, f"{node.name}/product", **attributes)
+        self._add(operator, inputs, f"{node.name}/product", attributes=attributes)
         added = self._constant(f"{node.name}/bias", bias)
         self._add("Add", [f"{node.name}/product", added], node.output[0])
 
@@ -162,15 +164,17 @@ class _Writer:
         operator: str,
         inputs: list[str],
         output: str,
+        *,
         name: str = "",
-        **attributes: str | int,
+        attributes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        node = helper.make_node(
+        node = make_node(
             operator,
             inputs,
             [output],
             name=name or f"{output}_{operator}",
-            **attributes,
+            domain="com.microsoft" if operator == "MatMulNBits" else "",
+            attributes=attributes,
         )
         self.nodes.append(node)
 
@@ -184,12 +188,12 @@ def matrix_of(node: NodeProto, index: Index) -> Matrix | None:
     values = index.constant(node.input[1])
     if values is None or node.op_type == "MatMul":
         return None if values is None else Matrix(values, None)
-    if attribute(node, "transB", 0):
+    if integer(node, "transB", 0):
         values = values.T
-    values = values * np.float32(attribute(node, "alpha", 1.0))
-    bias = index.constant(node.input[2]) if len(node.input) > 2 else None  # noqa: PLR2004
+    values = values * np.float32(real(node, "alpha", 1.0))
+    bias = index.constant(named_input(node, 2))
     if bias is not None:
-        bias = bias.reshape(-1) * np.float32(attribute(node, "beta", 1.0))
+        bias = bias.reshape(-1) * np.float32(real(node, "beta", 1.0))
     return Matrix(values, bias)
 
 
@@ -233,9 +237,3 @@ def _block_scales(blocks: Array) -> Array:
         best = np.where(errors < least, scales, best)
         least = np.minimum(errors, least)
     return best.astype(np.float32)
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy

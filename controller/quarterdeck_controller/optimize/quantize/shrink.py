@@ -15,8 +15,8 @@ from quarterdeck_controller.optimize.quantize.graph import all_graphs, drop_unus
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def shrink(model: onnx.ModelProto, *, names: bool = False) -> None:
-    """Shrink ``model`` in place.
+def shrink(model: onnx.ModelProto, *, names: bool = False) -> onnx.ModelProto:
+    """Shrink ``model`` in place and return it.
 
     Args:
         model: A variant.
@@ -30,6 +30,14 @@ def shrink(model: onnx.ModelProto, *, names: bool = False) -> None:
         _drop_text(graph)
     if not names:
         _shorten_names(model.graph)
+    return model
+
+
+def give_first(graph: onnx.GraphProto, output: str) -> None:
+    """Put ``output`` before the other outputs, which keep their order."""
+    ordered = sorted(graph.output, key=lambda value: value.name != output)
+    del graph.output[:]
+    graph.output.extend(ordered)
 
 
 def _drop_text(graph: onnx.GraphProto) -> None:

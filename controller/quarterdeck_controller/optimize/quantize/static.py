@@ -5,7 +5,6 @@ grid. What is made in integers keeps its name after the DequantizeLinear, so tha
 that read it, inside subgraphs too, read what was quantized.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +13,15 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from quarterdeck_controller.optimize.quantize.flow import Flow, activation_type
-from quarterdeck_controller.optimize.quantize.graph import Array, Index, attribute
+from quarterdeck_controller.optimize.quantize.graph import (
+    Array,
+    Index,
+    copy_node,
+    integer,
+    make_node,
+    named_input,
+    real,
+)
 from quarterdeck_controller.optimize.quantize.integers import (
     Grid,
     Weights,
@@ -73,8 +80,7 @@ class _Writer:
     def write(self) -> None:
         graph = self.model.graph
         for old in graph.node:
-            node = NodeProto()
-            node.CopyFrom(old)
+            node = copy_node(old)
             if node.name in self.flow.readers:
                 self._quantize_inputs(node)
             self.nodes.append(node)
@@ -130,8 +136,7 @@ class _Writer:
         self.constants |= dict(
             zip(names, (integers, scales, weights.zeros), strict=True)
         )
-        attributes = {} if weights.axis is None else {"axis": weights.axis}
-        self._add("DequantizeLinear", names, prefix, **attributes)
+        self._add("DequantizeLinear", names, prefix, axis=weights.axis)
         return prefix
 
     def _read(self, name: str, dtype: str) -> str:
@@ -181,12 +186,13 @@ class _Writer:
         output: str,
         *,
         wide: str = "",
-        **more: int,
+        axis: int | None = None,
     ) -> None:
         own = wide == "uint16" and _opset(self.model) < WIDE_OPSET
         name, domain = f"{output}_{operator}", "com.microsoft" if own else ""
-        node = helper.make_node(
-            operator, inputs, [output], name=name, domain=domain, **more
+        attributes = {} if axis is None else {"axis": axis}
+        node = make_node(
+            operator, inputs, [output], name=name, domain=domain, attributes=attributes
         )
         self.nodes.append(node)
 
@@ -223,12 +229,12 @@ def _product(node: NodeProto, index: Index, *, per_channel: bool) -> _Product | 
     weights = index.constant(node.input[1])
     if weights is None:
         return None
-    bias = index.constant(node.input[2]) if len(node.input) > 2 else None  # noqa: PLR2004
+    bias = index.constant(named_input(node, 2))
     axis = _channel_axis(node, weights)
     if node.op_type == "Gemm":
-        weights = weights * np.float32(attribute(node, "alpha", 1.0))
+        weights = weights * np.float32(real(node, "alpha", 1.0))
         if bias is not None and axis is not None:
-            factor = np.float32(attribute(node, "beta", 1.0))
+            factor = np.float32(real(node, "beta", 1.0))
             columns = (weights.shape[axis],)
             bias = np.broadcast_to(bias.reshape(-1) * factor, columns)
     return _Product(weights, axis if per_channel else None, bias)
@@ -238,10 +244,11 @@ def _channel_axis(node: NodeProto, weights: Array) -> int | None:
     if node.op_type == "Conv":
         return 0
     if node.op_type == "ConvTranspose":
-        return 1 if attribute(node, "group", 1) == 1 else None
+        return 1 if integer(node, "group", 1) == 1 else None
     if node.op_type == "Gemm":
-        return 0 if attribute(node, "transB", 0) else 1
-    return 1 if weights.ndim == 2 else None  # noqa: PLR2004
+        return 0 if integer(node, "transB", 0) else 1
+    is_matrix = weights.ndim == len(("row", "column"))
+    return 1 if is_matrix else None
 
 
 def _delete_attribute(node: NodeProto, name: str) -> None:
@@ -252,5 +259,5 @@ def _delete_attribute(node: NodeProto, name: str) -> None:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    versions: Mapping[str, int] = {o.domain: o.version for o in model.opset_import}
-    return versions.get("", versions.get("ai.onnx", 0))
+    versions = {o.domain: o.version for o in model.opset_import}
+    return int(versions.get("", versions.get("ai.onnx", 0)))

@@ -13,8 +13,9 @@ from onnx import GraphProto, NodeProto
 from quarterdeck_controller.optimize.quantize.graph import (
     Index,
     all_graphs,
-    attribute,
+    integer,
     is_float,
+    named_input,
     size,
 )
 from quarterdeck_controller.optimize.quantize.spread import Spreads
@@ -192,18 +193,19 @@ def why_not_dynamic(node: NodeProto, index: Index) -> str | None:
     if node.input[1] not in index.constants or node.input[0] in index.constants:
         return "its right side is no constant"
     tensor = index.constants[node.input[1]]
-    if len(tensor.dims) != 2 or not is_float(tensor):  # noqa: PLR2004
+    rows_and_columns = 2
+    if len(tensor.dims) != rows_and_columns or not is_float(tensor):
         return "its weights are no matrix of 32-bit floats"
     return None if node.op_type != "Gemm" else _why_not_gemm(node, index)
 
 
 def _why_not_gemm(node: NodeProto, index: Index) -> str | None:
-    if attribute(node, "transA", 0):
+    if integer(node, "transA", 0):
         return "its left side is transposed"
-    if len(node.input) > 2 and node.input[2]:  # noqa: PLR2004
+    if named_input(node, 2):
         bias = index.constants.get(node.input[2])
         weights = index.constants[node.input[1]]
-        columns = weights.dims[0 if attribute(node, "transB", 0) else 1]
+        columns = weights.dims[0 if integer(node, "transB", 0) else 1]
         if bias is None or size(bias) not in (1, columns):
             return "its bias is no constant vector"
         if len(bias.dims) > 1 and bias.dims[-1] != size(bias):

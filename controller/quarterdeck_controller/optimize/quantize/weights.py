@@ -7,19 +7,22 @@ which the runtime computes at every run. Rows of a table are gathered as integer
 both cases, and only what was gathered becomes float.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import onnx
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from quarterdeck_controller.optimize.quantize.graph import (
     Array,
     Index,
     all_graphs,
-    attribute,
+    copy_node,
+    integer,
     is_float,
+    make_node,
     size,
 )
 from quarterdeck_controller.optimize.quantize.integers import (
@@ -36,6 +39,9 @@ from quarterdeck_controller.optimize.recipe import Recipe, Treatment
 LARGEST_HALF = 65504.0
 SMALLEST_HALF = 6.2e-5
 """Magnitudes between these two keep their eleven bits as 16-bit floats."""
+TO_FLOAT: Mapping[str, int] = MappingProxyType({"to": TensorProto.FLOAT})
+FEW = 0.01
+"""The share of smaller ones that does not matter."""
 
 
 def write_weights(
@@ -103,9 +109,8 @@ class _Writer:
         wanted = {self._wanted(node, at) for node, at in reads}
         if "float" in wanted:
             return
-        if wanted == {"half"}:
-            self._write_half(tensor)
-        elif len(tensor.dims) == 1:  # a scale for each element would save nothing
+        is_vector = len(tensor.dims) == 1  # a scale for each element saves nothing
+        if wanted == {"half"} or is_vector:
             self._write_half(tensor)
         elif all(_is_table_read(node, at) for node, at in reads):
             self._write_table(tensor, [node for node, _ in reads])
@@ -119,7 +124,7 @@ class _Writer:
         nodes = [*self.front]
         for node in self.graph.node:
             nodes += self.gathers.get(node.name, [node])
-        nodes = [_copy(node) for node in nodes]
+        nodes = [copy_node(node) for node in nodes]
         del self.graph.node[:]
         self.graph.node.extend(nodes)
         kept = [t for t in self.graph.initializer if t.name not in self.replaced]
@@ -137,11 +142,11 @@ class _Writer:
         nonzero = np.abs(values[values != 0])
         if nonzero.max(initial=0) > LARGEST_HALF or not np.isfinite(nonzero).all():
             return
-        if self.others and (nonzero < SMALLEST_HALF).mean() > 0.01:
+        if self.others and (nonzero < SMALLEST_HALF).mean() > FEW:
             return
         name = f"{tensor.name}_half"
         self._constant(name, values.astype(np.float16))
-        self._front("Cast", [name], tensor.name, to=TensorProto.FLOAT)
+        self._front("Cast", [name], tensor.name, TO_FLOAT)
         self.replaced.add(tensor.name)
 
     def _write_integers(self, tensor: TensorProto, node: NodeProto, at: int) -> None:
@@ -155,14 +160,12 @@ class _Writer:
         if self.fold:
             self._constant(scale, found.broadcast_scales())
             middle = f"{tensor.name}_cast"
-            self._front("Cast", [integers], middle, to=TensorProto.FLOAT)
+            self._front("Cast", [integers], middle, TO_FLOAT)
             self._front("Mul", [middle, scale], tensor.name)
         else:
             self._constant(scale, found.scales)
             attributes = {} if axis is None else {"axis": axis}
-            self._front(
-                "DequantizeLinear", [integers, scale], tensor.name, **attributes
-            )
+            self._front("DequantizeLinear", [integers, scale], tensor.name, attributes)
         self.replaced.add(tensor.name)
 
     def _write_table(self, tensor: TensorProto, gathers: list[NodeProto]) -> None:
@@ -182,22 +185,25 @@ class _Writer:
         self.graph.initializer.append(numpy_helper.from_array(values, name))
 
     def _front(
-        self, operator: str, inputs: list[str], output: str, **attributes: int
+        self,
+        operator: str,
+        inputs: list[str],
+        output: str,
+        attributes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         name = f"{output}_{operator}"
-        made = helper.make_node(operator, inputs, [output], name=name, **attributes)
+        made = make_node(operator, inputs, [output], name=name, attributes=attributes)
         self.front.append(made)
 
 
 def _gather_rows(node: NodeProto, integers: str, scale: str) -> list[NodeProto]:
     out, indices = node.output[0], node.input[1]
     rows, cast, scales = f"{out}_rows", f"{out}_cast", f"{out}_scales"
-    make = helper.make_node
     return [
-        make("Gather", [integers, indices], [rows], name=node.name, axis=0),
-        make("Gather", [scale, indices], [scales], name=f"{out}_scales", axis=0),
-        make("Cast", [rows], [cast], name=f"{out}_cast", to=TensorProto.FLOAT),
-        make("Mul", [cast, scales], [out], name=f"{out}_mul"),
+        make_node("Gather", [integers, indices], [rows], name=node.name),
+        make_node("Gather", [scale, indices], [scales], name=scales),
+        make_node("Cast", [rows], [cast], name=cast, attributes=TO_FLOAT),
+        make_node("Mul", [cast, scales], [out], name=f"{out}_mul"),
     ]
 
 
@@ -206,7 +212,7 @@ def _is_table_read(node: NodeProto, at: int) -> bool:
         node.op_type == "Gather"
         and not node.domain
         and at == 0
-        and attribute(node, "axis", 0) == 0
+        and integer(node, "axis", 0) == 0
     )
 
 
@@ -215,13 +221,7 @@ def _axis(node: NodeProto, at: int, values: Array) -> int | None:
     if node.op_type == "MatMul":
         return values.ndim - 1 if at == 1 else max(values.ndim - 2, 0)
     if node.op_type == "Gemm":
-        return 0 if attribute(node, "transB", 0) else 1
+        return 0 if integer(node, "transB", 0) else 1
     if node.op_type in ("LSTM", "GRU", "RNN", "ConvTranspose"):
         return 1
     return 0
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy
