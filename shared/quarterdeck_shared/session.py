@@ -36,8 +36,8 @@ class Session(Wire):
             cores from whatever else the device does.
         arena: Keep memory of activations between runs. Off saves memory where input
             shapes vary, and costs time.
-        prepack: Keep a second copy of weights in the kernels' own layout. Off saves
-            about the weights' size in memory, and costs time.
+        prepack: Keep weights in the kernels' own layout. Off saves some memory where
+            a kernel needs the weights as they were too, and costs time.
         precise: Widen int8 products on x86 without VNNI, whose kernels saturate;
             slower. Nothing on other machines.
     """

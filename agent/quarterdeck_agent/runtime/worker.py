@@ -64,16 +64,22 @@ class _Node(Protocol):
 class Model:
     """A loaded model.
 
+    Args:
+        file: The descriptor of its file. The runtime reads it through its name in
+            ``/proc``, which is the same open file: given bytes, it would hold on to
+            them as long as the model is loaded.
+        session: How the index says that it is opened.
+
     Raises:
         RejectedError: ``LOAD_FAILED``.
     """
 
-    def __init__(self, data: bytes, session: Session) -> None:
+    def __init__(self, file: int, session: Session) -> None:
         options = ort.SessionOptions()
         session.configure(options)
         try:
             self._session = ort.InferenceSession(
-                data, options, providers=["CPUExecutionProvider"]
+                f"/proc/self/fd/{file}", options, providers=["CPUExecutionProvider"]
             )
             self.inputs = tuple(_input(i) for i in self._session.get_inputs())
         except Exception as error:
@@ -200,14 +206,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with socket.socket(fileno=given.socket) as link:
         _contain(given.memory_mb)
         before = time.perf_counter()
-        with os.fdopen(given.model, "rb") as file:
-            data = file.read()
         try:
-            model = Model(data, given.session)
+            model = Model(given.model, given.session)
         except RejectedError as error:
             link.sendall(pack(_problem(error.code, error.detail)))
             return 1
-        del data
+        finally:
+            os.close(given.model)
         load_ms = (time.perf_counter() - before) * 1e3
         link.sendall(pack(Tell(loaded=Loaded(load_ms=load_ms, rss_mb=_rss_mb()))))
         serve(link, model)
