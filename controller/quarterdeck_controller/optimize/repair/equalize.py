@@ -33,7 +33,7 @@ STILL = 1e-3
 LARGEST = float(np.log(2.0**12))
 DEAD = 1e-6
 """A channel below this share of the widest carries nothing to go by."""
-WORTH = 3.0
+WORTH = 4.0
 """Scales of a space closer together than this factor are not worth a change."""
 HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

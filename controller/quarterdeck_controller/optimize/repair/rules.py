@@ -26,7 +26,6 @@ from quarterdeck_controller.optimize.repair.graph import (
     text,
 )
 
-
 MATRIX = 2
 
 
