@@ -4,7 +4,11 @@ A metric is named ``name`` or ``name:key=value,...``; ``output=NAME`` goes with 
 
 - ``top1``, ``topk:k=5``, ``f1`` (``threshold=`` for models of one number a sample),
 - ``agreement``, ``closeness``, ``cosine``: with float, without labels,
-- ``rmse``, ``sisdr``: to labels that are shaped like the output.
+- ``rmse``, ``sisdr``: to labels that are shaped like the output,
+- ``cer:blank=0`` and ``exact:blank=0``, with ``charset=FILE`` for texts
+  (``metric.sequences``); ``exact`` without a blank compares every step,
+- ``recall:k=1`` (``metric.retrieval``) and ``map:iou=0.5`` (``metric.detection``),
+- ``module:function`` or ``file.py:function`` (``metric.given``).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +19,7 @@ from types import MappingProxyType
 import numpy as np
 
 from quarterdeck_controller.optimize.metric.classes import F1, TopK
+from quarterdeck_controller.optimize.metric.detection import MeanAveragePrecision
 from quarterdeck_controller.optimize.metric.metric import (
     DECIBEL,
     OTHER,
@@ -30,6 +35,13 @@ from quarterdeck_controller.optimize.metric.near import (
     Cosine,
     Rmse,
     SiSdr,
+)
+from quarterdeck_controller.optimize.metric.retrieval import Recall
+from quarterdeck_controller.optimize.metric.sequences import (
+    Cer,
+    Decoder,
+    Exact,
+    read_charset,
 )
 
 Values = Mapping[str, str]
@@ -139,12 +151,42 @@ def _f1(about: About, values: Values) -> F1:
     return F1(_top(about, values))
 
 
+def _decoder(values: Values, blank: int | None) -> Decoder:
+    blank = int(values["blank"]) if "blank" in values else blank
+    charset = read_charset(values["charset"], blank) if "charset" in values else {}
+    return Decoder(blank, charset)
+
+
+def _map(about: About, values: Values) -> MeanAveragePrecision:
+    iou = float(values.get("iou", "0.5"))
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou is {iou}, it must be above 0 and at most 1")
+    named = {key: values.get(key, "") for key in ("boxes", "scores", "classes")}
+    return MeanAveragePrecision(about, iou, **named)
+
+
 _FLOAT = About("", labelled=False)
 BUILT_IN: Mapping[str, tuple[About, tuple[str, ...], Maker]] = MappingProxyType(
     {
         "top1": (About(""), ("threshold",), _top),
         "topk": (About(""), ("k",), lambda a, v: _top(a, {"k": "5", **v})),
         "f1": (About(""), ("threshold",), _f1),
+        "cer": (
+            About("", lower_is_better=True),
+            ("blank", "charset"),
+            lambda a, v: Cer(a, _decoder(v, 0)),
+        ),
+        "exact": (
+            About(""),
+            ("blank", "charset"),
+            lambda a, v: Exact(a, _decoder(v, None)),
+        ),
+        "recall": (
+            About("", labels_are_groups=True),
+            ("k",),
+            lambda a, v: Recall(a, int(v.get("k", 1))),
+        ),
+        "map": (About(""), ("iou", "boxes", "scores", "classes"), _map),
         "rmse": (
             About("", unit=OTHER, lower_is_better=True),
             (),

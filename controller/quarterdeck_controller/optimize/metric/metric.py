@@ -31,6 +31,8 @@ Outputs = Mapping[str, Output]
 SHARE, DECIBEL, OTHER = "%", "dB", ""
 MAX_POINTS = 1e6
 _CHUNK = 256
+_DIGITS = 9
+"""Points are held against budgets: 5.0 must not come out as 5.000000000000004."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +119,12 @@ class Metric(Protocol):
 def points(about: About, reference: float, score: float) -> float:
     """Return how many points ``score`` is worse than float's ``reference``."""
     worse = score - reference if about.lower_is_better else reference - score
-    if about.unit == SHARE:
-        return 100 * worse
-    if about.unit == DECIBEL:
-        return 10 * worse
+    if about.unit in {SHARE, DECIBEL}:
+        return round((100 if about.unit == SHARE else 10) * worse, _DIGITS)
     if worse == 0:
         return 0.0
     share = worse / max(abs(reference), np.finfo(np.float64).tiny)
-    return float(np.clip(100 * share, -MAX_POINTS, MAX_POINTS))
+    return round(float(np.clip(100 * share, -MAX_POINTS, MAX_POINTS)), _DIGITS)
 
 
 def pick(outputs: Outputs, name: str) -> Output:
