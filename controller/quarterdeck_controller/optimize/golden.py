@@ -28,9 +28,13 @@ ERROR_FLOOR = 0.05
 a twentieth of the scores is what another order of additions may cost an int8 model."""
 
 ERROR_SLACK = 2.5
-"""How many times the error measured here a device may show: 8 dB. Kernels that are
-right for the recipe stay within 4 dB of each other (25.9 to 22.4 dB over VNNI, AVX2 and
-ARM); saturating ones lose 13 dB and are caught."""
+"""How many times the error measured here a device may show where no processor of its
+class was tried, not even an emulated one: 8 dB. Kernels that are right for the recipe
+stay within 4 dB of each other (25.9 to 22.4 dB over VNNI, AVX2 and ARM); saturating
+ones lose 13 dB and are caught."""
+
+PROVED_SLACK = 1.5
+"""The same where one was: 3.5 dB on top of the largest error that it showed."""
 
 AGREEMENT_SLACK = 0.05
 """How much less than the class's agreement a device may show: of 32 vectors, one or
@@ -91,32 +95,47 @@ def margins(scores: Array) -> Array:
     return np.asarray(top[:, 1] - top[:, 0])
 
 
+def margin(expected: Array) -> float:
+    """Return the lead of the best score from which a vector's margin is clear."""
+    return MARGIN * _rms(expected)
+
+
 def thresholds(
-    expected: Array, measured_error: float | None, policy: GoldenPolicy
+    expected: Array,
+    measured_error: float | None,
+    policy: GoldenPolicy,
+    *,
+    proved: bool = False,
 ) -> Golden:
     """Return how closely a device must reproduce ``expected``.
 
-    The limit follows the error measured here, with slack, but never past what the
-    class demands. For a refused variant pass None: it is held to the class's demand,
-    not to its own error.
+    The limit follows the largest error that was measured, with slack, but never past
+    what the class demands.
+
+    Args:
+        expected: The float model's scores, samples first.
+        measured_error: The largest that any processor showed. For a refused variant
+            None: it is held to the class's demand, not to its own error.
+        policy: What the class demands.
+        proved: Whether a processor of the class, or its emulation, was among them.
     """
-    scale = _rms(expected)
     follow = policy.max_error if measured_error is None else measured_error
+    slack = PROVED_SLACK if proved else ERROR_SLACK
     return Golden(
         count=len(expected),
         min_agreement=max(0.0, round(policy.min_agreement - AGREEMENT_SLACK, 6)),
-        margin=MARGIN * scale,
-        max_error=min(policy.max_error, max(ERROR_FLOOR, ERROR_SLACK * follow)),
+        margin=margin(expected),
+        max_error=min(policy.max_error, max(ERROR_FLOOR, slack * follow)),
     )
 
 
-def compare(expected: Array, got: Array, margin: float) -> Compared:
+def compare(expected: Array, got: Array, clear_margin: float) -> Compared:
     """Return how closely ``got`` reproduces ``expected``."""
     if got.shape != expected.shape or not np.isfinite(got).all():
         return Compared(clear=len(expected), agreement=0.0, error=inf)
     flat = expected.reshape(len(expected), -1).astype(np.float64)
     other = got.reshape(len(got), -1).astype(np.float64)
-    clear = margins(flat) >= margin
+    clear = margins(flat) >= clear_margin
     same = flat.argmax(axis=1) == other.argmax(axis=1)
     agreement = float(same[clear].mean()) if clear.any() else 1.0
     error = _rms(other - flat) / max(_rms(flat), TINY)

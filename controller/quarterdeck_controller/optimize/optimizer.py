@@ -1,59 +1,65 @@
-"""Optimize a model: the steps in order, the work shared between classes.
+"""Optimize a model for device classes, each by its own climb, sharing all work.
 
-    inspect -> fit the data -> prepare -> float reference, and every recipe built
-            -> golden vectors -> every variant measured -> choose, class by class
+    inspect -> load -> prepare -> float reference -> golden vectors
+            -> for every class: climb the ladder -> confirm -> evaluation and story
 
-Two classes that want the same recipe share one candidate: it is built once and measured
-once for each number of threads.
+Two classes that want the same candidate share it: results are kept by what went in, and
+a search that was cut off goes on from them.
 """
 
 import os
+import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from quarterdeck_controller.optimize import golden
-from quarterdeck_controller.optimize.data import samples as samples_of
-from quarterdeck_controller.optimize.data.samples import Data
+from quarterdeck_controller.optimize.data.samples import Data, Given, Samples, save
+from quarterdeck_controller.optimize.data.stored import Stored
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.measure.machine import machine_isa
-from quarterdeck_controller.optimize.metric.score import classes_of
 from quarterdeck_controller.optimize.profile import Profile
-from quarterdeck_controller.optimize.recipe import Kind, Recipe
+from quarterdeck_controller.optimize.recipe import Kind
 from quarterdeck_controller.optimize.sandbox import Bounds, Sandbox
-from quarterdeck_controller.optimize.search import record, trial
-from quarterdeck_controller.optimize.search.choose import choose
-from quarterdeck_controller.optimize.search.record import Context, Reference
-from quarterdeck_controller.optimize.search.trial import Ready, Trial, Variant
-from quarterdeck_controller.optimize.steps import Measured
+from quarterdeck_controller.optimize.search import record, vectors
+from quarterdeck_controller.optimize.search.cache import LIBRARIES, Cache
+from quarterdeck_controller.optimize.search.climb import Climb
+from quarterdeck_controller.optimize.search.confirm import Verdict, confirm
+from quarterdeck_controller.optimize.search.ladder import Facts
+from quarterdeck_controller.optimize.search.ready import Ready, Task, get_ready
+from quarterdeck_controller.optimize.search.record import Context, Floats
+from quarterdeck_controller.optimize.search.story import Story
+from quarterdeck_controller.optimize.search.trial import Trials
+from quarterdeck_controller.optimize.search.workbench import Workbench
+from quarterdeck_shared.clock import Clock, SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import is_name
 
-Array = NDArray[Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far it is.
+    """What is being done.
 
     Attributes:
-        sentence: What was just done.
+        device_class: For which class; empty is for all.
+        rung: The step of the ladder.
+        seconds: Since the start.
     """
 
-    done: int
-    total: int
+    device_class: str
+    rung: str
     sentence: str
+    seconds: float
+
+
+Show = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +69,24 @@ class Options:
     Attributes:
         name: Name of the model, for its evaluation record.
         labels: Names of the classes, in the order of the scores.
-        seed: Draws the golden vectors.
-        recipes: Kinds to try instead of those of the profile.
+        metric: By which it is judged; empty is the one that fits the data.
+        seed: Splits the samples, draws golden vectors, trains.
+        kinds: Kinds to try instead of those of the profile.
+        qat: Whether integers may be trained where nothing cheaper meets the budget.
+        time_budget_s: No rung is begun after so long.
+        cache: Where results are kept for the next run; None keeps none.
         bounds: Limits of each step's child process.
         workers: Children at a time.
     """
 
     name: str = "model"
     labels: tuple[str, ...] = ()
+    metric: str = ""
     seed: int = 0
-    recipes: tuple[Kind, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    qat: bool = False
+    time_budget_s: float = inf
+    cache: Path | None = None
     bounds: Bounds = field(default_factory=Bounds)
     workers: int = min(2, os.cpu_count() or 1)
 
@@ -83,6 +97,7 @@ class Optimization:
 
     Attributes:
         evaluation: The record, with the decision and its reason.
+        story: Everything that was tried, and why.
         model: The variant's file: the chosen one or, when refused, the nearest miss;
             None when no candidate could be made.
         golden: The file of golden vectors.
@@ -90,6 +105,7 @@ class Optimization:
 
     profile: Profile
     evaluation: Evaluation
+    story: Story
     model: bytes | None
     golden: bytes
 
@@ -105,13 +121,21 @@ def optimize(
     profile: Profile,
     *,
     options: Options = Options(),
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_progress: Show = lambda _: None,
 ) -> Optimization:
     """Return the best variant of ``model`` for one device class, or a refusal.
 
+    Args:
+        model: A float ONNX model.
+        data: Samples for ranges, and others for the verdict.
+        profile: The device class.
+        options: What else may be told.
+        on_progress: Called from several threads as the search goes on.
+
     Raises:
-        RejectedError: ``MODEL_INVALID`` or ``DATA_INVALID`` when there is nothing to
-            optimize. A missed budget is not an error: see ``Optimization.accepted``.
+        RejectedError: ``MODEL_INVALID``, ``DATA_INVALID``, ``PROFILE_INVALID``,
+            ``NAME_INVALID``, ``DISK_FULL`` or ``DISK_FAILED``. That no variant meets
+            the budget is no error: it is the decision in the evaluation.
     """
     return optimize_all(
         model, data, [profile], options=options, on_progress=on_progress
@@ -124,7 +148,8 @@ def optimize_all(
     profiles: Sequence[Profile],
     *,
     options: Options = Options(),
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_progress: Show = lambda _: None,
+    clock: Clock | None = None,
 ) -> tuple[Optimization, ...]:
     """Return one optimization per profile, in their order; shared work is done once.
 
@@ -132,172 +157,150 @@ def optimize_all(
         RejectedError: As ``optimize``.
     """
     _check_options(options, profiles)
-    keys = _keys(profiles, options)
-    counter = _Counter(3 + len(_recipes_of(keys)) + len(keys), on_progress)
+    clock = clock or SystemClock()
     try:
-        with tempfile.TemporaryDirectory(prefix="quarterdeck-") as folder:
-            sandbox = Sandbox(Path(folder) / "steps", options.bounds)
-            try:
-                ready = _get_ready(sandbox, Path(folder), model, data, counter)
-                return _try_all(_Run(sandbox, ready, options, profiles, counter))
-            finally:
-                sandbox.close()
+        with tempfile.TemporaryDirectory(prefix="quarterdeck-") as name:
+            folder = Path(name)
+            with _workbench(folder, options) as bench:
+                task = _task(folder, model, data, options)
+                run = _Run(bench, options, on_progress, clock, clock.monotonic())
+                return run.all(get_ready(
+                    bench, folder, task, tuple(profiles), run.saying("")
+                ), profiles)  # fmt: skip
     except OSError as error:
         raise RejectedError(
             disk_code(error),
-            f"the work folder in {tempfile.gettempdir()} failed: {error.strerror}; "
-            "set TMPDIR to another disk",
+            f"the work folder in {tempfile.gettempdir()} or the cache failed: "
+            f"{error.strerror}; set TMPDIR to another disk",
         ) from error
-
-
-def _get_ready(
-    sandbox: Sandbox, folder: Path, model: Path, data: Data, counter: "_Counter"
-) -> Ready:
-    source = trial.inspect(sandbox, model)
-    counter.say(f"{model.name}: {source.parameters:,} parameters")
-    ready = trial.get_ready(sandbox, folder, model, source, data)
-    counter.say("prepared; still equal to the original")
-    return ready
-
-
-Key = tuple[Recipe, int]
-"""A candidate is a recipe, run with a number of threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    sandbox: Sandbox
-    ready: Ready
+    bench: Workbench
     options: Options
-    profiles: Sequence[Profile]
-    counter: "_Counter"
+    show: Show
+    clock: Clock
+    began: float
+
+    def saying(self, device_class: str) -> Callable[[str, str], None]:
+        def say(rung: str, sentence: str) -> None:
+            seconds = self.clock.monotonic() - self.began
+            self.show(Progress(device_class, rung, sentence, seconds))
+
+        return say
+
+    def all(
+        self, ready: Ready, profiles: Sequence[Profile]
+    ) -> tuple[Optimization, ...]:
+        pool = ThreadPoolExecutor(len(profiles))
+        try:
+            futures = [pool.submit(self.one, ready, profile) for profile in profiles]
+            return tuple(future.result() for future in futures)
+        finally:
+            self.bench.sandbox.close()
+            pool.shutdown(cancel_futures=True)
+
+    def one(self, ready: Ready, profile: Profile) -> Optimization:
+        tell = self.saying(profile.name)
+        trials = Trials(self.bench, ready, profile)
+        facts = Facts(
+            nodes=ready.nodes, kinds=self._kinds(profile), qat=self.options.qat
+        )
+        ends = self.began + self.options.time_budget_s
+        climb = Climb(trials, facts, self.clock, ends, tell)
+        climb.run()
+        verdict = confirm(trials, climb.candidates, tell)
+        result = self._conclude(trials, climb, verdict)
+        tell("done", f"{result.evaluation.decision}: {result.evaluation.reason}")
+        return result
+
+    def _kinds(self, profile: Profile) -> tuple[Kind, ...]:
+        return self.options.kinds or profile.support.kinds
+
+    def _conclude(
+        self, trials: Trials, climb: Climb, verdict: Verdict | None
+    ) -> Optimization:
+        ready, profile = trials.ready, trials.profile
+        floats = Floats(
+            trials.measured(ready.model),
+            trials.audited(ready.model),
+            record.compressed_bytes(ready.model.read_bytes()),
+        )
+        model = verdict.variant.path.read_bytes() if verdict else None
+        golden = vectors.encode(
+            Stored.open(ready.evaluation.folder),
+            trials.vectors,
+            ready.source.score_output,
+        )
+        context = self._context()
+        audit = trials.audited(verdict.variant.path) if verdict else None
+        evaluation = record.write_evaluation(
+            ready,
+            profile,
+            verdict,
+            climb.candidates,
+            floats=floats,
+            baselines=None,
+            model=model,
+            files=_digests(model, golden),
+            context=context,
+        )
+        story = record.write_story(
+            ready,
+            climb,
+            verdict,
+            floats=floats,
+            histograms=(),
+            variant_audit=audit,
+            context=context,
+            seconds=self.clock.monotonic() - self.began,
+        )
+        return Optimization(profile, evaluation, story, model, golden)
+
+    def _context(self) -> Context:
+        options = self.options
+        return Context(
+            name=options.name,
+            labels=options.labels,
+            seed=options.seed,
+            versions={name: version(name) for name in LIBRARIES},
+            isa=machine_isa(),
+        )
 
 
-def _try_all(run: _Run) -> tuple[Optimization, ...]:
-    keys = _keys(run.profiles, run.options)
-    pool = ThreadPoolExecutor(run.options.workers)
+@contextmanager
+def _workbench(folder: Path, options: Options) -> Iterator[Workbench]:
+    cache = Cache(options.cache or folder / "cache")
+    sandbox = Sandbox(folder / "steps", options.bounds)
+    isa = " ".join(machine_isa())
+    machine = f"{platform.node()} {isa} {os.cpu_count()}"
     try:
-        scores = pool.submit(trial.run_float, run.sandbox, run.ready)
-        builds = {
-            recipe: pool.submit(trial.build, run.sandbox, run.ready, recipe)
-            for recipe in _recipes_of(keys)
-        }
-        run.counter.watch({scores: "float measured"})
-        reference = _reference(run, *scores.result())
-        run.counter.watch(_told(builds, "built"))
-        variants = {recipe: future.result() for recipe, future in builds.items()}
-        trials = _run_variants(run, pool, reference, variants, keys)
+        yield Workbench(sandbox, cache, machine, options.workers)
     finally:
-        run.sandbox.close()
-        pool.shutdown(cancel_futures=True)
-    return tuple(
-        _conclude(run, reference, profile, variants, trials) for profile in run.profiles
-    )
+        sandbox.close()
 
 
-def _run_variants(
-    run: _Run,
-    pool: ThreadPoolExecutor,
-    reference: Reference,
-    variants: Mapping[Recipe, Variant],
-    keys: Sequence[Key],
-) -> dict[Key, Trial]:
-    rows = tuple(sorted({row for rows in reference.rows.values() for row in rows}))
-    futures = {
-        (recipe, threads): pool.submit(
-            trial.run_variant, run.sandbox, run.ready, variants[recipe], rows, threads
-        )
-        for recipe, threads in keys
-    }
-    told = {future: f"{key[0].name} measured" for key, future in futures.items()}
-    run.counter.watch(told)
-    return {key: future.result() for key, future in futures.items()}
-
-
-def _reference(run: _Run, scores: Array, measured: Measured) -> Reference:
-    evaluation = run.ready.data.evaluation
-    classes = classes_of(scores)
-    samples_of.check_label_range(evaluation, classes)
-    _check_scores(scores, len(evaluation))
-    _check_class_names(run.options.labels, classes)
-    rows = {
-        count: golden.choose_vectors(
-            scores, evaluation.labels, count=count, seed=run.options.seed
-        )
-        for count in {profile.golden.count for profile in run.profiles}
-    }
-    return Reference(
-        scores=scores,
-        measured=measured,
-        metric=record.metric_of(scores, evaluation.labels),
-        rows=MappingProxyType(rows),
-    )
-
-
-def _conclude(
-    run: _Run,
-    reference: Reference,
-    profile: Profile,
-    variants: Mapping[Recipe, Variant],
-    trials: Mapping[Key, Trial],
-) -> Optimization:
-    ready = run.ready
-    tried = [
-        trials[recipe, profile.threads]
-        for recipe in profile.recipes(run.options.recipes)
-    ]
-    candidates = [record.candidate(ready, reference, one, profile) for one in tried]
-    choice = choose(candidates, profile)
-    taken = variants[choice.candidate.recipe] if choice.candidate else None
-    model = taken.path.read_bytes() if taken else None
-    vectors = _golden_of(ready, reference, profile)
-    evaluation = record.write_record(
-        ready,
-        reference,
-        profile,
-        choice,
-        candidates,
-        context=_context(run.options),
-        notes=ready.notes + (taken.notes if taken else ()),
-        files=_digests(model, vectors),
-    )
-    return Optimization(profile, evaluation, model, vectors)
-
-
-def _golden_of(ready: trial.Ready, reference: Reference, profile: Profile) -> bytes:
-    rows = np.array(reference.rows[profile.golden.count])
-    inputs = samples_of.pick(ready.data.evaluation, rows).inputs
-    return golden.encode(inputs, ready.source.score_output, reference.scores[rows])
-
-
-def _digests(model: bytes | None, vectors: bytes) -> dict[str, str]:
-    if model is None:
-        return {}
-    files = {"model.onnx": model, "golden.npz": vectors}
-    return {name: sha256(data).hexdigest() for name, data in files.items()}
-
-
-def _context(options: Options) -> Context:
-    return Context(
-        name=options.name,
+def _task(folder: Path, model: Path, data: Data, options: Options) -> Task:
+    return Task(
+        model=model,
+        calibration=_source(data.calibration, folder / "calibration.npz"),
+        evaluation=_source(data.evaluation, folder / "evaluation.npz"),
+        metric=options.metric,
         labels=options.labels,
         seed=options.seed,
-        versions={name: version(name) for name in ("numpy", "onnx", "onnxruntime")},
-        isa=machine_isa(),
     )
 
 
-def _keys(profiles: Sequence[Profile], options: Options) -> tuple[Key, ...]:
-    pairs = [
-        (recipe, profile.threads)
-        for profile in profiles
-        for recipe in profile.recipes(options.recipes)
-    ]
-    return tuple(dict.fromkeys(pairs))
+def _source(given: Given, file: Path) -> str:
+    return str(save(given, file)) if isinstance(given, Samples) else str(given)
 
 
-def _recipes_of(keys: Sequence[Key]) -> tuple[Recipe, ...]:
-    return tuple(dict.fromkeys(recipe for recipe, _ in keys))
+def _digests(model: bytes | None, golden: bytes) -> dict[str, str]:
+    if model is None:
+        return {}
+    files = {"model.onnx": model, "golden.npz": golden}
+    return {name: sha256(data).hexdigest() for name, data in files.items()}
 
 
 def _check_options(options: Options, profiles: Sequence[Profile]) -> None:
@@ -310,52 +313,3 @@ def _check_options(options: Options, profiles: Sequence[Profile]) -> None:
         )
     if not is_name(options.name):
         raise RejectedError(Code.NAME_INVALID, f"{options.name!r} cannot name a model")
-
-
-def _check_scores(scores: Array, count: int) -> None:
-    if scores.ndim == 0 or len(scores) != count:
-        raise RejectedError(
-            Code.MODEL_INVALID,
-            f"{count} samples gave scores of shape {list(scores.shape)}; the first "
-            "dimension must be the samples",
-        )
-    bad = np.flatnonzero(~np.isfinite(scores.reshape(count, -1)).all(axis=1))
-    if len(bad):
-        raise RejectedError(
-            Code.MODEL_INVALID,
-            f"the float model gives NaN or infinity for {len(bad)} of {count} "
-            f"samples, the first is {bad[0]}",
-        )
-
-
-def _check_class_names(names: tuple[str, ...], classes: int | None) -> None:
-    if names and len(names) != classes:
-        raise RejectedError(
-            Code.DATA_INVALID,
-            f"{len(names)} labels are named, the model has {classes or 'no'} classes",
-        )
-
-
-class _Counter:
-    """Counts finished steps and reports each, always from the caller's thread."""
-
-    def __init__(self, total: int, report: Callable[[Progress], None]) -> None:
-        self._total = total
-        self._done = 0
-        self._report = report
-
-    def say(self, sentence: str) -> None:
-        self._done += 1
-        self._report(Progress(self._done, self._total, sentence))
-
-    def watch(self, told: "Mapping[Future[Any], str]") -> None:
-        """Report each future as it ends; raise what the first failing one raised."""
-        for future in as_completed(told):
-            future.result()
-            self.say(told[future])
-
-
-def _told(
-    futures: "Mapping[Recipe, Future[Variant]]", verb: str
-) -> "dict[Future[Any], str]":
-    return {future: f"{recipe.name} {verb}" for recipe, future in futures.items()}

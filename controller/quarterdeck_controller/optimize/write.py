@@ -1,7 +1,7 @@
 """Write what an optimization gave: one folder per class, whole or not at all.
 
-``DIR/<class>/`` holds ``model.onnx``, ``golden.npz`` and ``evaluation.json``; a refused
-class only the latter, unless its files were asked for too.
+``DIR/<class>/`` holds ``model.onnx``, ``golden.npz``, ``evaluation.json`` and
+``search.json``; a refused class only the last two, unless its files were asked for too.
 """
 
 import shutil
@@ -24,7 +24,10 @@ def write(result: Optimization, out: Path, *, keep_refused: bool = False) -> Pat
         RejectedError: ``DISK_FAILED`` or ``DISK_FULL`` when it cannot be written;
             then what was there before is still there.
     """
-    files = {"evaluation.json": result.evaluation.model_dump_json(indent=2).encode()}
+    files = {
+        "evaluation.json": result.evaluation.model_dump_json(indent=2).encode(),
+        "search.json": result.story.model_dump_json(indent=2).encode(),
+    }
     if result.model is not None and (result.accepted or keep_refused):
         files |= {"model.onnx": result.model, "golden.npz": result.golden}
     target = out / result.profile.name

@@ -32,7 +32,6 @@ class Figures:
     drop_points: float
     agreement: float
     bytes: int
-    compressed_bytes: int
     reference_bytes: int
     latency: Latency
     reference_latency: Latency

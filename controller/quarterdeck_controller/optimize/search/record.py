@@ -1,53 +1,48 @@
-"""From trials to figures, and from a decision to its evaluation record. Pure."""
+"""From a verdict to the evaluation record, and from a climb to its story. Pure."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from quarterdeck_controller.optimize import golden, steps
-from quarterdeck_controller.optimize.data.samples import digest
 from quarterdeck_controller.optimize.evaluation import (
+    Baselines,
+    ClassScore,
     Evaluation,
-    GoldenMeasured,
     Latency,
-    Metric,
+    LatencyKnown,
     Provenance,
     Side,
+)
+from quarterdeck_controller.optimize.profile import Profile
+from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
+from quarterdeck_controller.optimize.search.choose import (
+    blame,
+    fits,
+    front,
+    misses,
+    praise,
+)
+from quarterdeck_controller.optimize.search.climb import Climb
+from quarterdeck_controller.optimize.search.confirm import Verdict
+from quarterdeck_controller.optimize.search.ready import Ready
+from quarterdeck_controller.optimize.search.story import (
+    Histogram,
+    SensitiveNode,
+    Story,
+    TimeShare,
+    TrainingPoint,
     Tried,
 )
-from quarterdeck_controller.optimize.metric import score
-from quarterdeck_controller.optimize.profile import Profile
-from quarterdeck_controller.optimize.search.choose import (
-    Candidate,
-    Choice,
-    Figures,
-    misses,
-)
-from quarterdeck_controller.optimize.search.trial import Ready, Trial
+from quarterdeck_controller.optimize.search.trial import kernels_of
 
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The float model's own result, which every variant is held against.
-
-    Attributes:
-        rows: The golden vectors' rows, by how many a class asks for.
-    """
-
-    scores: Array
-    measured: steps.Measured
-    metric: Metric
-    rows: Mapping[int, tuple[int, ...]]
+BLOCK = 1 << 20
+MOST_CLASSES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the record tells beside the figures."""
+    """What the records tell beside the figures."""
 
     name: str
     labels: tuple[str, ...]
@@ -56,175 +51,295 @@ class Context:
     isa: tuple[str, ...]
 
 
-def metric_of(scores: Array, labels: Array | None) -> Metric:
-    """Return what the score of a variant is."""
-    if labels is not None:
-        return "top1"
-    return "closeness" if score.classes_of(scores) is None else "agreement"
+@dataclass(frozen=True, slots=True)
+class Floats:
+    """The float model, as every variant is held against it."""
+
+    measured: steps.Measured
+    audit: steps.Audit
+    compressed_bytes: int
 
 
-def candidate(
-    ready: Ready, reference: Reference, trial: Trial, profile: Profile
-) -> Candidate:
-    """Return the trial as a candidate for one class."""
-    if trial.measured is None or trial.scores is None or trial.golden is None:
-        return Candidate(trial.recipe, None, trial.failure)
-    if trial.scores.shape != reference.scores.shape:
-        told = (
-            f"its scores have shape {list(trial.scores.shape)}, float's have "
-            f"{list(reference.scores.shape)}"
-        )
-        return Candidate(trial.recipe, None, told)
-    return Candidate(trial.recipe, _figures(ready, reference, trial, profile))
-
-
-def write_record(
+def write_evaluation(
     ready: Ready,
-    reference: Reference,
     profile: Profile,
-    choice: Choice,
+    verdict: Verdict | None,
     candidates: Sequence[Candidate],
     *,
-    context: Context,
-    notes: tuple[str, ...],
+    floats: Floats,
+    baselines: Baselines | None,
+    model: bytes | None,
     files: Mapping[str, str],
+    context: Context,
 ) -> Evaluation:
-    """Return the evaluation record of a decision."""
-    taken = choice.candidate
-    figures = taken.figures if taken else None
-    expected = reference.scores[list(reference.rows[profile.golden.count])]
-    follow = figures.golden_error if figures and choice.accepted else None
+    """Return the evaluation record of a class."""
+    figures = verdict.candidate.figures if verdict else None
+    scored = verdict.scored if verdict else None
+    known = latency_known(profile, context.isa)
     return Evaluation(
         name=context.name,
         device_class=profile.name,
-        recipe=taken.recipe.name if taken else None,
-        decision="accepted" if choice.accepted else "refused",
-        reason=choice.reason,
-        metric=reference.metric,
-        samples=len(reference.scores),
-        reference=_float_side(ready, reference, figures),
-        variant=_side(figures) if figures else None,
-        agreement=figures.agreement if figures else None,
-        drop_points=figures.drop_points if figures else None,
+        recipe=verdict.candidate.recipe.name if verdict else None,
+        decision="accepted" if verdict and verdict.accepted else "refused",
+        reason=_reason(verdict, candidates, profile),
+        metric=ready.scored.metric,
+        unit=ready.scored.unit,
+        samples=len(ready.split.test),
+        selection_samples=len(ready.split.selection),
+        looks=verdict.looks if verdict else 0,
+        reference=_float_side(ready, floats, verdict),
+        variant=_side(figures, scored, model) if figures and scored and model else None,
+        agreement=scored.agreement if scored else None,
+        drop_points=scored.drop_points if scored else None,
+        drop_ci95=scored.drop_ci95 if scored else None,
         size_ratio=figures.size_ratio if figures else None,
         latency_ratio=figures.latency_ratio if figures else None,
-        latency_known="measured" if is_measured(profile, context.isa) else "estimated",
-        peak_memory_ratio=_memory_ratio(figures) if figures else None,
-        golden=golden.thresholds(expected, follow, profile.golden),
-        golden_measured=_golden_measured(figures) if figures else None,
+        latency_known=known,
+        peak_memory_ratio=figures.memory_ratio if figures else None,
+        golden=_thresholds(ready, profile, verdict, known),
+        golden_measured=verdict.processors if verdict else (),
         requires=profile.requirements(),
         limits=profile.limits(),
+        session=profile.session,
         labels=context.labels,
-        threads=profile.threads,
         files=dict(files),
-        tried=tuple(_tried(one, profile) for one in candidates),
-        notes=notes,
-        provenance=Provenance(
-            model_sha256=ready.source.sha256,
-            calibration_sha256=digest(ready.data.calibration),
-            evaluation_sha256=digest(ready.data.evaluation),
-            calibration_samples=len(ready.data.calibration),
-            seed=context.seed,
-            settings=asdict(taken.recipe) if taken else {},
-            versions=dict(context.versions),
-            machine_isa=context.isa,
+        baselines=baselines,
+        notes=_notes(ready, verdict),
+        provenance=_provenance(ready, verdict, context),
+    )
+
+
+def write_story(
+    ready: Ready,
+    climb: Climb,
+    verdict: Verdict | None,
+    *,
+    floats: Floats,
+    histograms: Sequence[Histogram],
+    variant_audit: steps.Audit | None,
+    context: Context,
+    seconds: float,
+) -> Story:
+    """Return what was tried for a class, and why."""
+    on_front = {id(one) for one in front(climb.candidates)}
+    taken = verdict.candidate.recipe if verdict and verdict.accepted else None
+    trained = verdict.variant.trained if verdict else None
+    spared = dict(verdict.candidate.recipe.overrides) if verdict else {}
+    kind = verdict.candidate.recipe.kind if verdict else "static"
+    sensed = climb.facts.sensed or ()
+    return Story(
+        name=context.name,
+        device_class=climb.profile.name,
+        metric=ready.scored.metric,
+        unit=ready.scored.unit,
+        seconds=round(seconds, 2),
+        reference_score=ready.scored.score,
+        reference_bytes=ready.source.bytes,
+        tried=tuple(
+            _tried(
+                one,
+                climb.profile,
+                on_front=id(one) in on_front,
+                taken=one.recipe == taken,
+            )
+            for one in climb.candidates
+        ),
+        said=tuple(climb.said),
+        sensitivity=tuple(
+            SensitiveNode(
+                name=one.name,
+                operator=one.operator,
+                sqnr_db=one.sqnr_db,
+                bytes=one.bytes,
+                treatment=spared.get(one.name, kind),
+            )
+            for one in sensed
+        ),
+        histograms=tuple(histograms),
+        float_time=_times(floats.audit),
+        variant_time=_times(variant_audit) if variant_audit else (),
+        training=tuple(
+            TrainingPoint(step=p.step, loss=p.loss, agreement=p.agreement)
+            for p in (trained.curve if trained else ())
         ),
     )
 
 
-def is_measured(profile: Profile, isa: Sequence[str]) -> bool:
-    """Return whether a machine with ``isa`` is one of the class.
+def latency_known(profile: Profile, isa: Sequence[str]) -> LatencyKnown:
+    """Return how latencies of the class are known on a machine with ``isa``.
 
     Everything is measured on the CPU: a class with another provider is stood in for.
     """
     alike = set(profile.isa) <= set(isa) and not set(profile.isa_absent) & set(isa)
-    return alike and profile.provider == "CPUExecutionProvider"
+    own = alike and profile.provider == "CPUExecutionProvider"
+    return "measured" if own else "estimated"
 
 
-def _figures(
-    ready: Ready, reference: Reference, trial: Trial, profile: Profile
-) -> Figures:
-    assert trial.measured, "checked by the caller"
-    assert trial.measured.reference_times, "variants are measured beside float"
-    assert trial.scores is not None
-    assert trial.golden is not None
-    labels = ready.data.evaluation.labels
-    total = len(reference.scores)
-    agreement = score.agreeing(reference.scores, trial.scores) / total
-    rows = reference.rows[profile.golden.count]
-    expected = reference.scores[list(rows)]
-    compared = golden.compare(
-        expected,
-        np.stack([trial.golden[row] for row in rows]),
-        golden.thresholds(expected, None, profile.golden).margin,
+def compressed_bytes(data: bytes) -> int:
+    """Return the size of ``data`` by zlib."""
+    state, size = zlib.compressobj(6), 0
+    view = memoryview(data)
+    for start in range(0, len(view), BLOCK):
+        size += len(state.compress(view[start : start + BLOCK]))
+    return size + len(state.flush())
+
+
+def _reason(
+    verdict: Verdict | None, candidates: Sequence[Candidate], profile: Profile
+) -> str:
+    if verdict is None:
+        return blame(None, candidates, profile)
+    figures = verdict.candidate.figures
+    assert figures is not None, "only measured candidates get a verdict"
+    if not verdict.accepted and verdict.fitted:
+        told = "; ".join(verdict.broken)
+        return (
+            f"met the budget of {profile.name} on the samples that chose it, not on "
+            f"others: {told}"
+        )
+    if not verdict.accepted:
+        return blame(verdict.candidate, candidates, profile)
+    count = sum(fits(one, profile) for one in candidates)
+    told = praise(verdict.candidate, max(count, 1), profile)
+    return f"{told}, {_kept(verdict)}{_after(verdict)}"
+
+
+def _kept(verdict: Verdict) -> str:
+    scored, reference = verdict.scored, verdict.reference
+    if not scored.labelled:
+        return f"agrees with float on {100 * scored.agreement:.1f} % of unseen samples"
+    if scored.unit == "%":
+        return (
+            f"{scored.metric} {100 * scored.score:.1f} % against "
+            f"{100 * reference.score:.1f} % on unseen samples"
+        )
+    return (
+        f"{scored.metric} {scored.score:.4g} against {reference.score:.4g} on unseen "
+        "samples"
     )
-    return Figures(
-        metric=reference.metric,
-        samples=total,
-        score=agreement
-        if labels is None
-        else score.right(trial.scores, labels) / total,
-        reference_score=_float_score(reference.scores, labels),
-        agreement=agreement,
-        bytes=trial.bytes,
-        reference_bytes=ready.source.bytes,
-        latency=Latency(**trial.measured.times.model_dump()),
-        reference_latency=Latency(**trial.measured.reference_times.model_dump()),
-        peak_memory_mb=trial.measured.peak_memory_mb,
-        reference_peak_memory_mb=reference.measured.peak_memory_mb,
-        golden_agreement=compared.agreement,
-        golden_error=compared.error,
-    )
 
 
-def _float_score(scores: Array, labels: Array | None) -> float:
-    return 1.0 if labels is None else score.right(scores, labels) / len(scores)
+def _after(verdict: Verdict) -> str:
+    if verdict.looks == 1:
+        return ""
+    return f"; look {verdict.looks} at them, after {'; '.join(verdict.broken)}"
 
 
-def _float_side(ready: Ready, reference: Reference, figures: Figures | None) -> Side:
-    total = len(reference.scores)
-    share = _float_score(reference.scores, ready.data.evaluation.labels)
-    times = reference.measured.times.model_dump()
+def _thresholds(
+    ready: Ready, profile: Profile, verdict: Verdict | None, known: LatencyKnown
+) -> golden.Golden:
+    expected = ready.vectors[profile.golden.count].expected
+    if verdict is None or not verdict.accepted:
+        return golden.thresholds(expected, None, profile.golden)
+    worst = max(one.error for one in verdict.processors)
+    proved = known == "measured" or len(verdict.processors) > 1
+    return golden.thresholds(expected, worst, profile.golden, proved=proved)
+
+
+def _float_side(ready: Ready, floats: Floats, verdict: Verdict | None) -> Side:
+    scored = verdict.reference if verdict else ready.scored
+    figures = verdict.candidate.figures if verdict else None
+    times = Latency(**floats.measured.times.model_dump())
     return Side(
-        score=share,
-        ci95=score.wilson(round(share * total), total),
+        score=scored.score,
+        ci95=scored.ci95,
         bytes=ready.source.bytes,
-        latency=figures.reference_latency if figures else Latency(**times),
-        peak_memory_mb=reference.measured.peak_memory_mb,
+        compressed_bytes=floats.compressed_bytes,
+        latency=figures.reference_latency if figures else times,
+        peak_memory_mb=floats.measured.peak_memory_mb,
+        load_ms=floats.measured.load_ms,
+        kernels=kernels_of(floats.audit),
+        classes=_classes(scored),
     )
 
 
-def _side(figures: Figures) -> Side:
+def _side(figures: Figures, scored: steps.Scored, model: bytes) -> Side:
     return Side(
-        score=figures.score,
-        ci95=score.wilson(round(figures.score * figures.samples), figures.samples),
+        score=scored.score,
+        ci95=scored.ci95,
         bytes=figures.bytes,
+        compressed_bytes=compressed_bytes(model),
         latency=figures.latency,
         peak_memory_mb=figures.peak_memory_mb,
+        load_ms=figures.load_ms,
+        kernels=figures.kernels,
+        classes=_classes(scored),
     )
 
 
-def _memory_ratio(figures: Figures) -> float:
-    return figures.peak_memory_mb / max(figures.reference_peak_memory_mb, 1.0)
-
-
-def _golden_measured(figures: Figures) -> GoldenMeasured | None:
-    if figures.golden_error == float("inf"):
-        return None
-    return GoldenMeasured(
-        agreement=figures.golden_agreement, error=figures.golden_error
+def _classes(scored: steps.Scored) -> tuple[ClassScore, ...]:
+    return tuple(
+        ClassScore(name=one.name, samples=one.samples, score=one.score)
+        for one in scored.classes[:MOST_CLASSES]
     )
 
 
-def _tried(one: Candidate, profile: Profile) -> Tried:
-    if one.figures is None:
-        return Tried(recipe=one.recipe.name, failure=one.failure)
-    return Tried(
+def _notes(ready: Ready, verdict: Verdict | None) -> tuple[str, ...]:
+    if verdict is None:
+        return ready.notes
+    return (
+        *ready.notes,
+        *verdict.variant.notes,
+        *verdict.scored.notes,
+        *verdict.notes,
+    )
+
+
+def _provenance(ready: Ready, verdict: Verdict | None, context: Context) -> Provenance:
+    recipe = verdict.candidate.recipe if verdict else None
+    settings = asdict(recipe) if recipe else {}
+    overrides = settings.pop("overrides", ())
+    if "repairs" in settings:
+        settings["repairs"] = ",".join(settings["repairs"])
+    return Provenance(
+        model_sha256=ready.source.sha256,
+        calibration_sha256=ready.calibration.loaded.sha256,
+        evaluation_sha256=ready.evaluation.loaded.sha256,
+        calibration_samples=ready.calibration.loaded.count,
+        seed=context.seed,
+        settings=settings,
+        overrides=overrides,
+        versions=dict(context.versions),
+        machine_isa=context.isa,
+    )
+
+
+def _tried(one: Candidate, profile: Profile, *, on_front: bool, taken: bool) -> Tried:
+    told = Tried(
         recipe=one.recipe.name,
-        misses=tuple(miss.sentence for miss in misses(one, profile)),
-        variant=_side(one.figures),
-        agreement=one.figures.agreement,
-        size_ratio=one.figures.size_ratio,
-        latency_ratio=one.figures.latency_ratio,
-        peak_memory_ratio=_memory_ratio(one.figures),
+        rung=one.rung,
+        why=one.why,
+        failure=one.failure,
+        on_front=on_front,
+        taken=taken,
+    )
+    figures = one.figures
+    if figures is None:
+        return told
+    found: dict[str, object] = {
+        "misses": tuple(miss.sentence for miss in misses(figures, profile)),
+        "score": figures.score,
+        "drop_points": figures.drop_points,
+        "agreement": figures.agreement,
+        "bytes": figures.bytes,
+        "size_ratio": figures.size_ratio,
+        "latency": figures.latency,
+        "latency_ratio": figures.latency_ratio,
+        "peak_memory_mb": figures.peak_memory_mb,
+        "peak_memory_ratio": figures.memory_ratio,
+        "kernels": figures.kernels,
+        "treated": dict(figures.treated),
+    }
+    return told.model_copy(update=found)
+
+
+def _times(audit: steps.Audit) -> tuple[TimeShare, ...]:
+    return tuple(
+        TimeShare(
+            operator=one.operator,
+            count=one.count,
+            share=one.share,
+            integer=one.integer,
+        )
+        for one in audit.kernels
     )

@@ -1,211 +1,358 @@
-"""The steps that try a recipe, each carried out in the sandbox.
+"""Make one candidate for one class and see what it is worth.
 
-What comes back is data: files in the work folder and figures. Nothing is decided here.
+    repair -> calibrate -> build (-> train -> finish)
+           -> score -> golden vectors -> measure -> audit
+
+Every step is remembered by what went in, so classes that want the same share it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quarterdeck_controller.optimize import steps
-from quarterdeck_controller.optimize.data import samples as samples_of
-from quarterdeck_controller.optimize.data.samples import Data
-from quarterdeck_controller.optimize.recipe import Recipe
-from quarterdeck_controller.optimize.sandbox import Sandbox
+from quarterdeck_controller.optimize import golden, steps
+from quarterdeck_controller.optimize.data.stored import Stored
+from quarterdeck_controller.optimize.evaluation import Kernels, Latency
+from quarterdeck_controller.optimize.profile import Profile
+from quarterdeck_controller.optimize.recipe import GRAPH_REPAIRS, Recipe
+from quarterdeck_controller.optimize.search import ready as at
+from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
+from quarterdeck_controller.optimize.search.ready import Ready
+from quarterdeck_controller.optimize.search.story import Rung
+from quarterdeck_controller.optimize.search.vectors import Vectors
+from quarterdeck_controller.optimize.search.workbench import Made, Workbench
+from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 
 Array = NDArray[Any]
 
-MOST_CALIBRATION = 256
-"""Samples that calibrate; more change no range that matters."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A model and data that fit each other, in a work folder.
-
-    Attributes:
-        model: The file as it was brought: the float reference.
-        prepared: The graph that recipes start from.
-        batch: Samples that may be run at once.
-    """
-
-    folder: Path
-    model: Path
-    prepared: Path
-    source: steps.Source
-    data: Data
-    batch: int
-    notes: tuple[str, ...]
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the model's inputs."""
-        return tuple(tensor.name for tensor in self.source.inputs)
+TRAINING_S = 300.0
+TRAINING_ROOM_S = 240.0
+"""What training may take beside the training itself: checks, and the last judgement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A recipe's file, or why there is none."""
+    """A recipe's file.
+
+    Attributes:
+        treated: How many operators got which treatment.
+        trained: What training did, where the recipe asks for it.
+    """
 
     recipe: Recipe
     path: Path
-    failure: str | None = None
+    treated: tuple[tuple[str, int], ...]
     notes: tuple[str, ...] = ()
+    trained: steps.Trained | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """A variant that was run, or why it could not be.
+class Trials:
+    """Tries recipes for one class."""
 
-    Attributes:
-        scores: Scores of every evaluation sample.
-        golden: Scores of the replayed samples, one at a time, by their row.
-    """
+    bench: Workbench
+    ready: Ready
+    profile: Profile
 
-    recipe: Recipe
-    failure: str | None = None
-    measured: steps.Measured | None = None
-    bytes: int = 0
-    scores: Array | None = None
-    golden: dict[int, Array] | None = None
+    @property
+    def vectors(self) -> Vectors:
+        """The class's golden vectors."""
+        return self.ready.vectors[self.profile.golden.count]
+
+    def attempt(self, recipe: Recipe, rung: Rung, why: str) -> Candidate:
+        """Return the candidate that ``recipe`` makes, or why it makes none."""
+        try:
+            figures = self._figures(self.variant(recipe))
+        except RejectedError as error:
+            return Candidate(recipe, rung, why, None, error.detail)
+        return Candidate(recipe, rung, why, figures)
+
+    def variant(self, recipe: Recipe) -> Variant:
+        """Return the file that ``recipe`` makes.
+
+        Raises:
+            RejectedError: ``MODEL_INVALID`` when it makes none.
+        """
+        if recipe.trained:
+            return self._train(recipe)
+        made = self._build(recipe, names=False)
+        notes = (*self._graph_notes(recipe), *made.answer.notes)
+        return Variant(recipe, made.path, _counts(made.answer), notes)
+
+    def sense(self, recipe: Recipe) -> steps.Sensed:
+        """Return what each operator's treatment alone costs.
+
+        Raises:
+            RejectedError: ``MODEL_INVALID`` when that cannot be found.
+        """
+        graph = self._graph(recipe)
+        return self.bench.make(
+            "sense",
+            lambda _: steps.SenseRequest(
+                model=graph,
+                spreads=self._spreads(graph),
+                recipe=_without_repairs(recipe),
+                samples=self.ready.calibration.folder,
+                output=self.ready.source.score_output,
+                batch=self.ready.batch,
+                operators=self.profile.support.operators,
+            ),
+            steps.Sensed,
+        ).answer
+
+    def scored(
+        self, path: Path, rows: tuple[int, ...], reference: Path, *, batch: int
+    ) -> steps.Scored:
+        """Return how good the model at ``path`` is on evaluation samples.
+
+        Raises:
+            RejectedError: ``MODEL_INVALID`` when it does not run.
+        """
+        return at.score(
+            self.bench,
+            self.ready.task,
+            self.ready.source.score_output,
+            path,
+            self.ready.evaluation,
+            rows=rows,
+            batch=batch,
+            session=self.profile.session,
+            reference=reference,
+        )
+
+    def batch_of(self, recipe: Recipe) -> int:
+        """Return how many samples of a candidate may be run at once."""
+        return 1 if recipe.depends_on_batch else self.ready.batch
+
+    def replayed(self, path: Path) -> golden.Compared:
+        """Return how closely the model at ``path`` reproduces the golden vectors.
+
+        Raises:
+            RejectedError: ``MODEL_INVALID`` when it does not run.
+        """
+        folder = at.run(
+            self.bench,
+            path,
+            self.ready.evaluation,
+            self.vectors.rows,
+            batch=1,
+            session=self.profile.session,
+        )
+        return self.compared(folder)
+
+    def compared(self, folder: Path) -> golden.Compared:
+        """Return how closely stored outputs reproduce the golden vectors."""
+        outputs = Stored.open(folder)
+        output = self.ready.source.score_output
+        name = output if output in outputs.names else outputs.names[0]
+        expected = self.vectors.expected
+        got = list(outputs.samples(name))
+        if any(one.shape != expected.shape[1:] for one in got):
+            raise RejectedError(
+                Code.MODEL_INVALID,
+                f"its scores have shape {list(got[0].shape)}, float's have "
+                f"{list(expected.shape[1:])}",
+            )
+        margin = golden.margin(expected)
+        return golden.compare(expected, np.stack(got), margin)
+
+    def measured(self, path: Path) -> steps.Measured:
+        """Return what one inference of the model at ``path`` costs, beside float.
+
+        Raises:
+            RejectedError: ``MODEL_INVALID`` when it does not run.
+        """
+        return self.bench.make(
+            "measure",
+            lambda _: steps.MeasureRequest(
+                model=path,
+                reference=None if path == self.ready.model else self.ready.model,
+                samples=self.ready.evaluation.folder,
+                session=self.profile.session,
+            ),
+            steps.Measured,
+        ).answer
+
+    def audited(self, path: Path) -> steps.Audit:
+        """Return which kernels the model at ``path`` runs.
+
+        Raises:
+            RejectedError: ``MODEL_INVALID`` when it does not run.
+        """
+        return self.bench.make(
+            "audit",
+            lambda _: steps.AuditRequest(
+                model=path,
+                samples=self.ready.evaluation.folder,
+                session=self.profile.session,
+            ),
+            steps.Audit,
+        ).answer
+
+    def _figures(self, variant: Variant) -> Figures:
+        ready, path = self.ready, variant.path
+        scored = self.scored(
+            path,
+            ready.split.selection,
+            ready.outputs,
+            batch=self.batch_of(variant.recipe),
+        )
+        compared = self.replayed(path)
+        reference = self.measured(ready.model)
+        measured, audit = self.measured(path), self.audited(path)
+        assert measured.reference_times, "variants are measured beside float"
+        assert measured.ratio is not None
+        return Figures(
+            metric=scored.metric,
+            unit=scored.unit,
+            labelled=scored.labelled,
+            samples=scored.samples,
+            score=scored.score,
+            reference_score=ready.scored.score,
+            drop_points=scored.drop_points,
+            agreement=scored.agreement,
+            bytes=path.stat().st_size,
+            reference_bytes=ready.source.bytes,
+            latency=Latency(**measured.times.model_dump()),
+            reference_latency=Latency(**measured.reference_times.model_dump()),
+            latency_ratio=measured.ratio,
+            peak_memory_mb=measured.peak_memory_mb,
+            reference_peak_memory_mb=reference.peak_memory_mb,
+            load_ms=measured.load_ms,
+            golden_agreement=compared.agreement,
+            golden_error=compared.error,
+            kernels=kernels_of(audit),
+            treated=variant.treated,
+        )
+
+    def _graph(self, recipe: Recipe) -> Path:
+        """Return the prepared graph after the recipe's graph repairs."""
+        made = self._repaired(recipe)
+        return self.ready.prepared if made is None else made[1]
+
+    def _graph_notes(self, recipe: Recipe) -> tuple[str, ...]:
+        made = self._repaired(recipe)
+        return () if made is None else made[0].notes
+
+    def _repaired(self, recipe: Recipe) -> tuple[steps.Repaired, Path] | None:
+        repairs = tuple(one for one in recipe.repairs if one in GRAPH_REPAIRS)
+        if not repairs:
+            return None
+        made = self.bench.make(
+            "repair",
+            lambda out: steps.RepairRequest(
+                model=self.ready.prepared,
+                out=out,
+                repairs=repairs,
+                samples=self.ready.calibration.folder,
+                batch=self.ready.batch,
+            ),
+            steps.Repaired,
+            out="repaired.onnx",
+        )
+        if not made.answer.changed:
+            told = f"{', '.join(repairs)} finds nothing to mend in this model"
+            raise RejectedError(Code.MODEL_INVALID, told)
+        return made.answer, made.path
+
+    def _spreads(self, graph: Path) -> Path:
+        return self.bench.make(
+            "calibrate",
+            lambda out: steps.CalibrateRequest(
+                model=graph,
+                out=out,
+                samples=self.ready.calibration.folder,
+                batch=self.ready.batch,
+            ),
+            steps.Calibrated,
+            out="spreads.npz",
+        ).path
+
+    def _build(self, recipe: Recipe, *, names: bool) -> Made[steps.Built]:
+        graph = self._graph(recipe)
+        spreads = self._spreads(graph)
+        support = self.profile.support
+        return self.bench.make(
+            "build",
+            lambda out: steps.BuildRequest(
+                model=graph,
+                out=out,
+                recipe=recipe,
+                spreads=spreads,
+                samples=self.ready.calibration.folder,
+                output=self.ready.source.score_output,
+                batch=self.ready.batch,
+                operators=support.operators,
+                fold=support.fold,
+                names=names,
+            ),
+            steps.Built,
+            out="model.onnx",
+        )
+
+    def _train(self, recipe: Recipe) -> Variant:
+        untrained = replace(recipe, trained=False)
+        start = self._build(untrained, names=True)
+        trained = self.bench.make(
+            "train",
+            lambda out: steps.TrainRequest(
+                model=start.path,
+                reference=self._graph(untrained),
+                out=out,
+                samples=self.ready.calibration.folder,
+                output=self.ready.source.score_output,
+                batch=self.ready.batch,
+                labels=self._classes_to_learn(),
+                seed=self.ready.task.seed,
+                seconds=TRAINING_S,
+            ),
+            steps.Trained,
+            out="model.onnx",
+            seconds=TRAINING_S + TRAINING_ROOM_S,
+        )
+        finished = self.bench.make(
+            "finish",
+            lambda out: steps.FinishRequest(
+                model=trained.path, out=out, output=self.ready.source.score_output
+            ),
+            steps.Finished,
+            out="model.onnx",
+        )
+        answer = trained.answer
+        return Variant(
+            recipe,
+            finished.path,
+            _counts(start.answer),
+            (*start.answer.notes, *answer.left_out, *answer.notes),
+            answer,
+        )
+
+    def _classes_to_learn(self) -> Path | None:
+        labels = self.ready.calibration.read(
+            at.LABELS, there=self.ready.calibration.loaded.labels
+        )
+        if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
+            return None
+        return self.ready.calibration.labels
 
 
-def inspect(sandbox: Sandbox, model: Path, *, quantized: bool = False) -> steps.Source:
-    """Return what the model is; ``quantized`` allows one that is quantized already.
-
-    Raises:
-        RejectedError: ``MODEL_INVALID`` when it cannot be optimized.
-    """
-    request = steps.InspectRequest(model=model.absolute(), quantized=quantized)
-    try:
-        return sandbox.run("inspect", request, steps.Source)
-    except RejectedError as error:
-        raise RejectedError(error.code, f"{model}: {error.detail}") from error
-
-
-def get_ready(
-    sandbox: Sandbox, folder: Path, model: Path, source: steps.Source, data: Data
-) -> Ready:
-    """Return model and data, checked against each other and prepared.
-
-    Raises:
-        RejectedError: ``DATA_INVALID`` or ``MODEL_INVALID``.
-    """
-    calibration = samples_of.fit(data.calibration, source.inputs)
-    fitted = Data(
-        calibration=samples_of.thin(calibration, MOST_CALIBRATION),
-        evaluation=samples_of.fit(data.evaluation, source.inputs),
+def kernels_of(audit: steps.Audit) -> Kernels:
+    """Return the audit as the records carry it."""
+    return Kernels(
+        integer=audit.integer,
+        heavy_float=audit.heavy_float,
+        conversions=audit.conversions,
+        conversion_share=audit.conversion_share,
     )
-    samples_of.store(fitted.calibration, folder / "calibration")
-    samples_of.store(fitted.evaluation, folder / "evaluation")
-    request = steps.PrepareRequest(
-        model=model.absolute(),
-        out=folder / "prepared.onnx",
-        samples=folder / "evaluation",
-        inputs=tuple(tensor.name for tensor in source.inputs),
-    )
-    prepared = sandbox.run("prepare", request, steps.Prepared)
-    return Ready(
-        folder=folder,
-        model=request.model,
-        prepared=request.out,
-        source=source,
-        data=fitted,
-        batch=prepared.batch,
-        notes=source.notes + prepared.notes + _shared(fitted),
-    )
 
 
-def _shared(data: Data) -> tuple[str, ...]:
-    seen = samples_of.row_digests(data.evaluation)
-    count = sum(row in seen for row in samples_of.row_digests(data.calibration))
-    if not count:
-        return ()
-    told = (
-        f"{count} of {len(data.calibration)} calibration samples are in the evaluation "
-        "data too: the score is kinder than the field will be"
-    )
-    return (told,)
+def _counts(built: steps.Built) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(built.treated.items()))
 
 
-def build(sandbox: Sandbox, ready: Ready, recipe: Recipe) -> Variant:
-    """Return the variant that ``recipe`` makes, or why it makes none."""
-    path = ready.folder / f"{recipe.name}.onnx"
-    request = steps.BuildRequest(
-        model=ready.prepared,
-        out=path,
-        recipe=recipe,
-        calibration=ready.folder / "calibration",
-        inputs=ready.inputs,
-        output=ready.source.score_output,
-        batch=ready.batch,
-    )
-    try:
-        built = sandbox.run("build", request, steps.Built)
-    except RejectedError as error:
-        return Variant(recipe, path, failure=error.detail)
-    return Variant(recipe, path, notes=built.notes)
-
-
-def run_float(sandbox: Sandbox, ready: Ready) -> tuple[Array, steps.Measured]:
-    """Return the float model's scores and figures.
-
-    Raises:
-        RejectedError: ``MODEL_INVALID`` when it does not run.
-    """
-    request = _request(ready, ready.model, "float", reference=None)
-    measured = sandbox.run("measure", request, steps.Measured)
-    return np.load(request.out / steps.SCORES, allow_pickle=False), measured
-
-
-def run_variant(
-    sandbox: Sandbox,
-    ready: Ready,
-    variant: Variant,
-    golden: Sequence[int],
-    threads: int,
-) -> Trial:
-    """Return what running ``variant`` beside the float model showed."""
-    recipe = variant.recipe
-    if variant.failure is not None:
-        return Trial(recipe, variant.failure)
-    request = _request(
-        ready, variant.path, f"{recipe.name}-{threads}", reference=ready.model
-    ).model_copy(update={"golden": tuple(golden), "threads": threads})
-    if recipe.depends_on_batch:
-        request = request.model_copy(update={"batch": 1})
-    try:
-        measured = sandbox.run("measure", request, steps.Measured)
-    except RejectedError as error:
-        return Trial(recipe, error.detail)
-    vectors = np.load(request.out / steps.GOLDEN_SCORES, allow_pickle=False)
-    return Trial(
-        recipe,
-        measured=measured,
-        bytes=variant.path.stat().st_size,
-        scores=np.load(request.out / steps.SCORES, allow_pickle=False),
-        golden=dict(zip(golden, vectors, strict=True)),
-    )
-
-
-def _request(
-    ready: Ready, model: Path, name: str, *, reference: Path | None
-) -> steps.MeasureRequest:
-    out = ready.folder / f"run-{name}"
-    out.mkdir()
-    return steps.MeasureRequest(
-        model=model,
-        out=out,
-        samples=ready.folder / "evaluation",
-        inputs=ready.inputs,
-        output=ready.source.score_output,
-        reference=reference,
-        golden=(),
-        batch=ready.batch,
-        threads=1,
-    )
+def _without_repairs(recipe: Recipe) -> Recipe:
+    return replace(recipe, repairs=(), overrides=(), trained=False)

@@ -18,6 +18,8 @@ from quarterdeck_controller.optimize.steps import Record, StepName
 A = TypeVar("A", bound=Record)
 
 OUT = "out"
+MEASURING: frozenset[StepName] = frozenset({"measure", "audit"})
+"""Steps whose results hold for this machine alone."""
 ALONE: frozenset[StepName] = frozenset({"measure"})
 UNHURRIED: frozenset[StepName] = frozenset({"train"})
 """Steps so long that measuring does not wait for them."""
@@ -72,8 +74,36 @@ class Workbench:
         Raises:
             RejectedError: As ``Sandbox.run``. Failures are not remembered.
         """
-        here = self.machine if step in ("measure", "audit") else ""
-        key = self.cache.key(step, request(Path(out)), salt=here)
+        here = self.machine if step in MEASURING else ""
+
+        def carry_out(out: Path) -> A:
+            return self.sandbox.run(step, request(out), answer, seconds=seconds)
+
+        return self.make_by(
+            carry_out, step, request(Path(out)), answer, out=out, salt=here
+        )
+
+    def make_by(
+        self,
+        carry_out: Callable[[Path], A],
+        step: StepName,
+        request: Record,
+        answer: type[A],
+        *,
+        out: str = OUT,
+        salt: str = "",
+    ) -> Made[A]:
+        """Return what ``carry_out`` answers, remembered like the step it stands for.
+
+        Args:
+            carry_out: Does it, given where to put what is made.
+            step: The step.
+            request: What it is asked, wherever it puts things.
+            answer: What it answers.
+            out: Name of the file or folder that is made.
+            salt: What else decides the result.
+        """
+        key = self.cache.key(step, request, salt=salt)
         with self._only_once(key):
             entry = self.cache.find(key)
             if entry is not None:
@@ -82,9 +112,7 @@ class Workbench:
             fresh = self.cache.begin()
             try:
                 with self._turns.take(step):
-                    done = self.sandbox.run(
-                        step, request(fresh / out), answer, seconds=seconds
-                    )
+                    done = carry_out(fresh / out)
                 entry = self.cache.commit(fresh, key, done)
             except BaseException:
                 self.cache.abandon(fresh)

@@ -1,0 +1,439 @@
+"""What to try next, from cheap to costly, each rung only as far as needed. Pure.
+
+The ladder has no memory of its own: every rung looks at what was tried and wants what
+is missing, so a search that was cut off goes on where it was. Rungs above ``static``
+are climbed only while that could pay: nothing meets the budget yet, or integers would
+be faster (smaller, by the class's preference) than what meets it but lose too much.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from quarterdeck_controller.optimize.profile import Profile
+from quarterdeck_controller.optimize.recipe import (
+    TUNING_REPAIRS,
+    Kind,
+    Overrides,
+    Recipe,
+    Repair,
+    Treatment,
+)
+from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
+from quarterdeck_controller.optimize.search.choose import TIE, best, fits, misses
+from quarterdeck_controller.optimize.search.story import Rung
+from quarterdeck_controller.optimize.steps import Node, Sensitivity
+
+INTEGER = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+LINEAR = frozenset({"MatMul", "Gemm"})
+IMBALANCED = 8.0
+"""Largest over median channel from which one scale for a tensor wastes three bits."""
+MOST_MIXED = 8
+"""Mixtures tried at most: five doublings and what lies between the last two."""
+GAIN = 1 / (1 + TIE)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the ladder knows beside what was tried.
+
+    Attributes:
+        nodes: What can be given a treatment.
+        kinds: What may be tried: the profile's, or fewer when the operator said so.
+        qat: Whether training was asked for.
+        sensed: The operators, worst first, once they were looked at.
+    """
+
+    nodes: tuple[Node, ...]
+    kinds: tuple[Kind, ...]
+    qat: bool = False
+    sensed: tuple[Sensitivity, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What to do next, and why.
+
+    Attributes:
+        recipes: Candidates to try.
+        sense: The recipe by which every operator is looked at alone.
+    """
+
+    rung: Rung
+    why: str
+    recipes: tuple[Recipe, ...] = ()
+    sense: Recipe | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Why a rung has nothing (more) to do."""
+
+    rung: Rung
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    seen: tuple[Candidate, ...]
+    facts: Facts
+    profile: Profile
+
+    @property
+    def tried(self) -> frozenset[Recipe]:
+        return frozenset(one.recipe for one in self.seen)
+
+    def missing(self, recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
+        return tuple(one for one in dict.fromkeys(recipes) if one not in self.tried)
+
+    def measured(self, kind: Kind) -> list[Candidate]:
+        return [one for one in self.seen if one.figures and one.recipe.kind == kind]
+
+
+def next_move(
+    seen: Sequence[Candidate], facts: Facts, profile: Profile
+) -> tuple[Move | None, tuple[Skip, ...]]:
+    """Return what to do next, None when the search is over, and why rungs were left."""
+    state = _State(tuple(seen), facts, profile)
+    skipped: list[Skip] = []
+    for rung in RUNGS:
+        found = rung(state)
+        if isinstance(found, Move):
+            return found, tuple(skipped)
+        skipped.append(found)
+    return None, tuple(skipped)
+
+
+def _floor(state: _State) -> Move | Skip:
+    wanted = [one for kind in state.facts.kinds for one in _floor_of(kind, state)]
+    missing = state.missing(wanted)
+    if missing:
+        why = "a quarter of the size without touching activations: the safe floor"
+        return Move("floor", why, missing)
+    return Skip("floor", "tried" if wanted else f"{state.profile.name} has no floor")
+
+
+def _floor_of(kind: Kind, state: _State) -> list[Recipe]:
+    hints, nodes = state.profile.support, state.facts.nodes
+    weighty = any(node.bytes for node in nodes)
+    linear = any(node.bytes and node.operator in LINEAR for node in nodes)
+    if kind == "weights" and weighty:
+        return [Recipe("weights", scheme="u8s8", per_channel=hints.per_channel)]
+    if kind == "weights4" and linear:
+        return [Recipe("weights4", scheme="u8s8")]
+    if kind == "dynamic" and linear:
+        return [Recipe("dynamic", scheme="u8s8", per_channel=hints.per_channel)]
+    return [Recipe("fp16")] if kind == "fp16" else []
+
+
+def _static(state: _State) -> Move | Skip:
+    if "static" not in state.facts.kinds:
+        return Skip("static", "integers were not asked for")
+    if not _integers(state):
+        return Skip("static", "it has no operator that integers could run")
+    base = _base(state.profile)
+    missing = state.missing([base, replace(base, scope="elementwise")])
+    if missing:
+        why = (
+            "integers throughout: what multiplies alone, and with what lies between, "
+            f"by the {base.calibration} range"
+        )
+        return Move("static", why, missing)
+    return Skip("static", "tried")
+
+
+def _calibrations(state: _State) -> Move | Skip:
+    lead, why = _lead(state)
+    if lead is None:
+        return Skip("calibrate", why)
+    base = replace(_plain(lead.recipe), calibration=_base(state.profile).calibration)
+    others = [
+        replace(base, calibration=how) for how in state.profile.support.calibrations[1:]
+    ]
+    missing = state.missing(others)
+    if missing:
+        return Move("calibrate", f"{why}; other ways to take a range", missing)
+    return Skip("calibrate", "all ways to take a range were tried")
+
+
+def _graph_repairs(state: _State) -> Move | Skip:
+    lead, why = _lead(state)
+    wanted = _repairs_for(state)
+    if not wanted:
+        return Skip("repair", "channels are balanced, there is nothing to mend")
+    dynamic = _dynamic_repairs(state, wanted)
+    if lead is None and not dynamic:
+        return Skip("repair", why)
+    plain = [] if lead is None else [_plain(lead.recipe)]
+    recipes = [replace(one, repairs=(repair,)) for one in plain for repair in wanted]
+    missing = state.missing([*recipes, *dynamic])
+    if missing:
+        told = "; ".join(_MEANT[repair] for repair in wanted)
+        return Move("repair", f"{why}; {told}", missing)
+    return Skip("repair", "what can be mended in the graph was tried")
+
+
+def _tuning(state: _State) -> Move | Skip:
+    lead, why = _lead(state)
+    if lead is None:
+        return Skip("repair", why)
+    if lead.recipe.format != "qdq":
+        return Skip("repair", "integers can be tuned in the qdq format only")
+    graph = _graph_repairs_of(lead.recipe)
+    plain = replace(_plain(lead.recipe), repairs=graph)
+    missing = state.missing([replace(plain, repairs=(*graph, *TUNING_REPAIRS))])
+    if missing:
+        told = "biases corrected and weights rounded to what the outputs need"
+        return Move("repair", f"{why}; {told}", missing)
+    return Skip("repair", "integers were tuned")
+
+
+def _sensitivity(state: _State) -> Move | Skip:
+    lead, why = _lead(state)
+    if lead is None:
+        return Skip("sensitivity", why)
+    if not state.profile.support.mixed:
+        told = f"{state.profile.name} cannot keep some operators in float"
+        return Skip("sensitivity", told)
+    if state.facts.sensed is None:
+        told = f"{why}; find the operators that cost most"
+        return Move("sensitivity", told, sense=_untuned(lead.recipe))
+    return Skip("sensitivity", f"{len(state.facts.sensed)} operators were looked at")
+
+
+def _mixed(state: _State) -> Move | Skip:
+    lead, why = _lead(state)
+    sensed = state.facts.sensed
+    if lead is None or not sensed:
+        return Skip("mixed", why if lead is None else "no operator stands out")
+    if len([one for one in state.seen if one.rung == "mixed"]) >= MOST_MIXED:
+        return Skip("mixed", f"{MOST_MIXED} mixtures were tried")
+    base = _plain_base(state)
+    count = _next_count(state, base, len(sensed) // 2)
+    if count is None:
+        return Skip("mixed", "more operators in float would not pay")
+    worst = _mixture(state, sensed[:count])
+    told = f"{why}; the worst {count} of {len(sensed)} operators are spared"
+    return Move("mixed", told, (replace(base, overrides=worst),))
+
+
+def _others(state: _State) -> Move | Skip:
+    lead = _lead_any(state)
+    if lead is None or best(state.measured("static"), state.profile):
+        return Skip("static", "another way to write integers was not needed")
+    hints = state.profile.support
+    base = _plain(lead.recipe)
+    schemes = [replace(base, scheme=scheme) for scheme in hints.schemes[1:]]
+    formats = [replace(base, format=form) for form in hints.formats[1:]]
+    missing = state.missing([*schemes, *formats])
+    if missing:
+        return Move("static", "other types and formats of the same integers", missing)
+    return Skip("static", "no other types or formats to try")
+
+
+def _train(state: _State) -> Move | Skip:
+    lead, why = _lead(state)
+    if lead is None:
+        return Skip("train", why)
+    if not state.facts.qat:
+        return Skip("train", f"{why}; training was not asked for (--qat)")
+    if lead.recipe.format != "qdq" or lead.recipe.trained:
+        return Skip("train", "trained already, or not in the qdq format")
+    trained = [one for one in state.seen if one.recipe.trained]
+    if trained:
+        return Skip("train", "trained")
+    start = replace(_untuned(lead.recipe), trained=True)
+    return Move("train", f"{why}; train the integers to answer like float", (start,))
+
+
+RUNGS: tuple[Callable[[_State], Move | Skip], ...] = (
+    _floor,
+    _static,
+    _calibrations,
+    _graph_repairs,
+    _tuning,
+    _sensitivity,
+    _mixed,
+    _others,
+    _train,
+)
+
+_MEANT: dict[Repair, str] = {
+    "equalize": "channels of very different size are levelled",
+    "smooth": "outliers of activations are moved into weights",
+}
+
+
+def _base(profile: Profile) -> Recipe:
+    hints = profile.support
+    return Recipe(
+        "static",
+        scheme=hints.schemes[0],
+        symmetric=hints.symmetric,
+        per_channel=hints.per_channel,
+        reduce_range=hints.reduce_range,
+        calibration=hints.calibrations[0],
+        format=hints.formats[0],
+        rest="weights" if hints.mixed else "float",
+    )
+
+
+def _plain(recipe: Recipe) -> Recipe:
+    return replace(recipe, overrides=(), repairs=(), trained=False)
+
+
+def _untuned(recipe: Recipe) -> Recipe:
+    return replace(recipe, repairs=_graph_repairs_of(recipe), trained=False)
+
+
+def _graph_repairs_of(recipe: Recipe) -> tuple[Repair, ...]:
+    return tuple(one for one in recipe.repairs if one not in TUNING_REPAIRS)
+
+
+def _integers(state: _State) -> list[Node]:
+    allowed = state.profile.support.operators
+    return [
+        node
+        for node in state.facts.nodes
+        if node.operator in INTEGER
+        and not node.inside
+        and (not allowed or node.operator in allowed)
+    ]
+
+
+def _lead(state: _State) -> tuple[Candidate | None, str]:
+    """Return the static candidate worth mending, and why it is or why none is."""
+    static = state.measured("static")
+    if not static:
+        return None, "no integer candidate runs"
+    taken = best(state.seen, state.profile)
+    if taken and taken.recipe.kind == "static":
+        return None, f"{taken.recipe.name} meets the budget"
+    mendable = [one for one in static if _only_quality(one, state.profile)]
+    if not mendable:
+        return None, "integers miss more than accuracy: no repair would help"
+    pays = [one for one in mendable if taken is None or _pays(one, taken, state)]
+    if not pays:
+        assert taken is not None
+        return None, f"{taken.recipe.name} meets the budget and integers gain nothing"
+    lead = min(pays, key=lambda one: (_figures(one).loss, one.recipe.name))
+    if taken is None:
+        told = f"nothing meets the budget; {lead.recipe.name} {_lost(lead)}"
+    else:
+        told = f"{lead.recipe.name} would beat {taken.recipe.name} but {_lost(lead)}"
+    return lead, told
+
+
+def _lead_any(state: _State) -> Candidate | None:
+    static = state.measured("static")
+    return min(static, key=lambda one: _figures(one).latency_ratio, default=None)
+
+
+def _only_quality(candidate: Candidate, profile: Profile) -> bool:
+    return all(
+        miss.kind in ("quality", "golden")
+        for miss in misses(_figures(candidate), profile)
+    )
+
+
+def _pays(candidate: Candidate, taken: Candidate, state: _State) -> bool:
+    """Return whether ``candidate``, were it right, would be preferred by far."""
+    new, old = _figures(candidate), _figures(taken)
+    by = {
+        "latency": (new.latency_ratio, old.latency_ratio),
+        "size": (new.size_ratio, old.size_ratio),
+        "memory": (new.memory_ratio, old.memory_ratio),
+    }
+    gained, had = by[state.profile.prefer]
+    if gained < had * GAIN:
+        return True
+    # a class that prefers size or memory still likes a faster one that is no larger
+    return gained <= had * 1.02 and new.latency_ratio < old.latency_ratio * GAIN
+
+
+def _lost(candidate: Candidate) -> str:
+    figures = _figures(candidate)
+    if figures.labelled:
+        return f"loses {figures.drop_points:.1f} points"
+    return f"agrees with float on {100 * figures.agreement:.1f} % only"
+
+
+def _repairs_for(state: _State) -> list[Repair]:
+    found: list[Repair] = []
+    nodes = state.facts.nodes
+    weighty = [node for node in nodes if node.bytes and node.operator in INTEGER]
+    uneven = any(node.imbalance > IMBALANCED for node in weighty)
+    if any(node.operator == "Conv" for node in weighty) and (
+        uneven or not state.profile.support.per_channel
+    ):
+        found.append("equalize")
+    if any(node.operator in LINEAR for node in weighty):
+        found.append("smooth")
+    return found
+
+
+def _dynamic_repairs(state: _State, wanted: Sequence[Repair]) -> list[Recipe]:
+    """Return the dynamic candidates that smoothing could bring into the budget."""
+    if "smooth" not in wanted:
+        return []
+    taken = best(state.seen, state.profile)
+    return [
+        replace(one.recipe, repairs=("smooth",))
+        for one in state.measured("dynamic")
+        if not one.recipe.repairs
+        and not fits(one, state.profile)
+        and _only_quality(one, state.profile)
+        and (taken is None or _pays(one, taken, state))
+    ]
+
+
+def _plain_base(state: _State) -> Recipe:
+    """Return the best static recipe that spares no operator and is not trained."""
+    whole = [
+        one
+        for one in state.measured("static")
+        if not one.recipe.overrides
+        and not one.recipe.trained
+        and _only_quality(one, state.profile)
+    ]
+    return min(whole, key=lambda one: (_figures(one).loss, one.recipe.name)).recipe
+
+
+def _next_count(state: _State, base: Recipe, most: int) -> int | None:
+    """Return how many operators to spare next: doubling until it fits, then between."""
+    tried = {
+        len(one.recipe.overrides): one
+        for one in state.measured("static")
+        if one.recipe.overrides and replace(one.recipe, overrides=()) == base
+    }
+    good = [count for count, one in tried.items() if fits(one, state.profile)]
+    bad = [count for count in tried if count not in good]
+    if not good:
+        count = 2 * max(bad) if bad else 1
+        stopped = any(not _only_quality(tried[n], state.profile) for n in bad)
+        return None if count > max(most, 1) or stopped else count
+    low = max((count for count in bad if count < min(good)), default=0)
+    between = (low + min(good)) // 2
+    return between if min(good) - low > max(1, low // 4) and between > low else None
+
+
+def _mixture(state: _State, worst: Sequence[Sensitivity]) -> Overrides:
+    treatment = _spared(state)
+    return tuple(
+        sorted(
+            (one.name, treatment if one.operator in LINEAR else "weights")
+            for one in worst
+        )
+    )
+
+
+def _spared(state: _State) -> Treatment:
+    """Return what spares a matrix product: run-time ranges where these are fast."""
+    quick = [
+        one for one in state.measured("dynamic") if _figures(one).latency_ratio < GAIN
+    ]
+    return "dynamic" if quick and "dynamic" in state.facts.kinds else "weights"
+
+
+def _figures(candidate: Candidate) -> Figures:
+    assert candidate.figures is not None, "only measured candidates are compared"
+    return candidate.figures
