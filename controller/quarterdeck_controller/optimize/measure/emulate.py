@@ -12,6 +12,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from signal import Signals
 from types import MappingProxyType
 from typing import Literal
 
@@ -235,27 +235,40 @@ def _ask(work: Path, request: RunRequest) -> tuple[int, ...]:
 
 def _carry_out(emulator: Emulator, work: Path, seconds: float, memory_mb: int) -> str:
     """Run the program; return how it failed, or nothing."""
-    program = Path(__file__).with_name("emulated_run.py")
-    words = [*emulator.command, str(program), str(work), str(int(seconds) + 1)]
     with (work / "stderr").open("wb") as stderr:
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=stderr,
-            stderr=stderr,
-            cwd=work,  # where the emulator would leave what it dumps
-            env=_environment(work),
-            start_new_session=True,
-        )
+        try:
+            process = _start(emulator, work, int(seconds) + 1, stderr.fileno())
+        except OSError as error:
+            return f"{emulator.command[0]} cannot be started: {error.strerror}"
         try:
             _limit(process.pid, memory_mb * MIB, int(seconds) + 1)
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             return f"it did not end within {seconds:g} s"
         finally:
-            process.kill()
-            process.wait()
+            _end(process)
     return _how_it_ended(code, work / "stderr")
+
+
+def _start(
+    emulator: Emulator, work: Path, seconds: int, stderr: int
+) -> subprocess.Popen[bytes]:
+    program = Path(__file__).with_name("emulated_run.py")
+    return subprocess.Popen(
+        [*emulator.command, str(program), str(work.absolute()), str(seconds)],
+        stdin=subprocess.DEVNULL,
+        stdout=stderr,
+        stderr=stderr,
+        cwd=work,  # where the emulator would leave what it dumps
+        env=_environment(work),
+        start_new_session=True,
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:  # else the group's number may be another's by now
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _limit(pid: int, size: int, seconds: int) -> None:
@@ -284,7 +297,7 @@ def _how_it_ended(code: int, stderr: Path) -> str:
         return ""
     told = _last_words(stderr.read_text("utf-8", "replace")[-8192:])
     if code < 0:
-        names = {signal.value: signal.name for signal in Signals}
+        names = {one.value: one.name for one in signal.Signals}
         return f"the runtime crashed ({names.get(-code, f'signal {-code}')})"
     return told or f"it ended with exit code {code}"
 
