@@ -19,7 +19,7 @@ from quarterdeck_controller.optimize.data.samples import (
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.metric import score
 from quarterdeck_controller.optimize.optimizer import optimize_all
-from quarterdeck_controller.optimize.profile import load_profile, profile_names
+from quarterdeck_controller.optimize.profile import DEFAULT_CLASSES, load_profile
 from quarterdeck_controller.optimize.recipe import Recipe
 from quarterdeck_controller.optimize.sandbox import Bounds, Sandbox
 from quarterdeck_controller.optimize.search import trial
@@ -55,7 +55,7 @@ def measure(folder: Path, *, quick: bool) -> list[Figure]:
 
 
 def _one_model(model: Path, data: Data, work: Path) -> list[Figure]:
-    profiles = [load_profile(name) for name in profile_names()]
+    profiles = [load_profile(name) for name in DEFAULT_CLASSES]
     evaluations: list[Evaluation] = []
     spent = seconds(
         lambda: evaluations.extend(

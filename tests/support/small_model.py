@@ -5,6 +5,7 @@ random filters with batch norm, and a readout fitted by least squares. It is tra
 a tenth of a second, so that tests need no file.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,10 @@ def lenient_profile(name: str, folder: Path) -> Path:
     """Write a shipped profile without its latency budget, which a busy machine that
     runs tests cannot be held to, and return the file."""
     text = (SHIPPED / f"{name}.toml").read_text("utf-8")
-    assert "latency_ratio = 1.1" in text
     path = folder / f"{name}.toml"
-    path.write_text(text.replace("latency_ratio = 1.1", "latency_ratio = 900"), "utf-8")
+    lenient, count = re.subn(r"(?m)^latency_ratio = .*$", "latency_ratio = 900", text)
+    assert count == 1
+    path.write_text(lenient, "utf-8")
     return path
 
 

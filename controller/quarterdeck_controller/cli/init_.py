@@ -9,7 +9,7 @@ from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOpt
 from quarterdeck_controller.cli.output import out, print_json, print_table
 from quarterdeck_controller.founding import create_home, key_places
 from quarterdeck_controller.home import Home, Settings
-from quarterdeck_controller.optimize.profile import profile_names
+from quarterdeck_controller.optimize.profile import DEFAULT_CLASSES
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -36,7 +36,7 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Make a fleet home: signing keys, certificates, repository, settings."""
-    chosen = tuple(dict.fromkeys(classes or profile_names()))
+    chosen = tuple(dict.fromkeys(classes or DEFAULT_CLASSES))
     settings = _settings(fleet, chosen, {"kind": broker, "host": host, "port": port})
     made = create_home(home, settings, SystemClock())
     if as_json:

@@ -25,7 +25,7 @@ from quarterdeck_controller.optimize.evaluate import Scored, evaluate_model
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.optimizer import Options, optimize_all
 from quarterdeck_controller.optimize.optimizer import Progress as Step
-from quarterdeck_controller.optimize.profile import load_profile, profile_names
+from quarterdeck_controller.optimize.profile import DEFAULT_CLASSES, load_profile
 from quarterdeck_controller.optimize.recipe import KINDS, Kind
 from quarterdeck_controller.optimize.report.table import report
 from quarterdeck_controller.optimize.sandbox import Sandbox
@@ -87,7 +87,7 @@ def optimize(
     Exit code 0 when every class was accepted, 3 when some were refused.
     """
     check_writable(out_folder)
-    profiles = [load_profile(k) for k in device_class or profile_names()]
+    profiles = [load_profile(k) for k in device_class or DEFAULT_CLASSES]
     options = Options(
         name=name,
         labels=_read_labels(labels),

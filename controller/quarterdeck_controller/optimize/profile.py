@@ -176,6 +176,15 @@ class Profile(_Section):
         )
 
 
+DEFAULT_CLASSES: tuple[ClassName, ...] = (
+    "board-arm64",
+    "gateway-x86",
+    "gateway-x86-vnni",
+)
+"""The classes that are meant where none is named: the others that ship are for fleets
+that have such devices."""
+
+
 def profile_names() -> tuple[str, ...]:
     """Return the names of the classes that ship with the controller."""
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.toml")))

@@ -16,7 +16,11 @@ from quarterdeck_controller.optimize.optimizer import (
     optimize,
     optimize_all,
 )
-from quarterdeck_controller.optimize.profile import Profile, load_profile, profile_names
+from quarterdeck_controller.optimize.profile import (
+    DEFAULT_CLASSES,
+    Profile,
+    load_profile,
+)
 from quarterdeck_controller.optimize.write import write
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -36,7 +40,7 @@ def model(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def profiles(folder: Path) -> list[Profile]:
     return [
-        load_profile(str(lenient_profile(name, folder))) for name in profile_names()
+        load_profile(str(lenient_profile(name, folder))) for name in DEFAULT_CLASSES
     ]
 
 
