@@ -81,12 +81,6 @@ PACKAGES = MappingProxyType(
             "silero_vad-6.2.3-py3-none-any.whl",
             "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
         ),
-        "seglearn": Package(
-            "pip",
-            "seglearn==1.2.5",
-            "seglearn-1.2.5-py3-none-any.whl",
-            "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd",
-        ),
         "scikit-image": Package(
             "pip",
             "scikit-image==0.26.0",

@@ -24,6 +24,7 @@ class Task:
         evaluation: The same with ``labels`` where the truth is known, and ``groups``
             where samples belong together (lines of one recording).
         metric: As ``quarterdeck model optimize --metric`` takes it.
+        judge: How the benchmark itself judges; a name of ``judge.JUDGES``.
         notes: Where it comes from and what is hard about it.
     """
 
@@ -32,6 +33,7 @@ class Task:
     calibration: Path
     evaluation: Path
     metric: str
+    judge: str
     notes: str
 
 
@@ -57,6 +59,7 @@ class Recipe:
     name: str
     version: int
     metric: str
+    judge: str
     notes: str
     make: Callable[[], Made]
 
@@ -77,7 +80,13 @@ def prepared(recipe: Recipe) -> Task:
         _keep(made.calibration, calibration)
         _keep(made.evaluation, evaluation)
     return Task(
-        recipe.name, model, calibration, evaluation, recipe.metric, recipe.notes
+        recipe.name,
+        model,
+        calibration,
+        evaluation,
+        recipe.metric,
+        recipe.judge,
+        recipe.notes,
     )
 
 

@@ -37,6 +37,7 @@ RECIPE = Recipe(
     "cls",
     1,
     "top1",
+    "class",
     "PP-OCR angle classifier, MobileNetV3 (rapidocr-onnxruntime, Apache-2.0); rendered "
     "lines: opset 11, weights in Constant nodes, hard-swish, squeeze-excite",
     make,

@@ -168,6 +168,7 @@ RECIPE = Recipe(
     "magika",
     1,
     "top1",
+    "class",
     "Magika standard_v3_3 (Apache-2.0); files of this machine labelled by extension: "
     "int32 input, one-hot by Equal and Cast, decomposed normalization, Tanh",
     make,

@@ -43,6 +43,7 @@ RECIPE = Recipe(
     "rec",
     1,
     "exact",
+    "line",
     "PP-OCRv4 recognizer (rapidocr-onnxruntime, Apache-2.0); rendered lines: depthwise "
     "convolutions and attention, weights in Constant nodes, free width, 6625 classes",
     make,

@@ -3,8 +3,27 @@
 from types import MappingProxyType
 
 from tests.bench.quantization.task import Recipe
-from tests.bench.quantization.tasks import cls, magika, rec
+from tests.bench.quantization.tasks import (
+    blazeface,
+    cls,
+    magika,
+    minilm,
+    rec,
+    silero,
+    watch,
+)
 
 RECIPES: MappingProxyType[str, Recipe] = MappingProxyType(
-    {recipe.name: recipe for recipe in (cls.RECIPE, rec.RECIPE, magika.RECIPE)}
+    {
+        recipe.name: recipe
+        for recipe in (
+            cls.RECIPE,
+            rec.RECIPE,
+            minilm.RECIPE,
+            magika.RECIPE,
+            silero.RECIPE,
+            *watch.RECIPES,
+            blazeface.RECIPE,
+        )
+    }
 )
