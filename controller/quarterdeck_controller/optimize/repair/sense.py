@@ -96,7 +96,7 @@ class _Probe:
 
 
 def sqnr_db(signal: float, noise: float) -> float:
-    """Return the ratio of two powers in decibels, within ``WORST_DB`` to ``BEST_DB``."""
+    """Return the ratio of two powers in decibels, from ``WORST_DB`` to ``BEST_DB``."""
     if not np.isfinite(noise) or signal <= 0:
         return BEST_DB if noise == 0 else WORST_DB
     if noise == 0:
