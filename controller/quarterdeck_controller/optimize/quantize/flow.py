@@ -113,7 +113,11 @@ class _Work:
             for name, node in (*self.heavy.items(), *self.joining.items())
         }
         same = {n.output[0]: n.input[0] for n in self.moving.values()}
-        same |= {n.input[0]: n.output[0] for n in self._activations()}
+        same |= {
+            node.output[0]: self._end(node)
+            for node in (*self.heavy.values(), *self.joining.values())
+            if node.output[0] in made and node.output[0] != self._end(node)
+        }
         return Flow(readers, made, same, len(self.joining))
 
     def made(self) -> dict[str, str]:
@@ -123,12 +127,23 @@ class _Work:
         for node in self.index.graph.node:
             if node.name in self.heavy and self._gives_integers(node):
                 wide = self.treated[node] == "wide"
-                found[self._end(node)] = "uint16" if wide else static
+                self._mark(node, "uint16" if wide else static, found)
             elif node.name in self.joining:
-                found[self._end(node)] = static
+                self._mark(node, static, found)
             elif node.name in self.moving and node.input[0] in found:
                 found[node.output[0]] = found[node.input[0]]
         return found
+
+    def _mark(self, node: NodeProto, dtype: str, found: dict[str, str]) -> None:
+        """Note what ``node`` makes, before and after the activation that follows it.
+
+        A grid that starts at zero does what a Relu does, so only the tensor after it
+        is quantized. One with zero in its middle does not: the runtime's kernel then
+        needs its own output quantized too, on the same grid, which loses nothing.
+        """
+        found[self._end(node)] = dtype
+        if self.recipe.symmetric:
+            found[str(node.output[0])] = dtype
 
     def _gives_integers(self, node: NodeProto) -> bool:
         end = self._end(node)
@@ -169,7 +184,7 @@ class _Work:
 
     def _fused(self, node: NodeProto) -> NodeProto | None:
         """Return the Relu or Clip that costs nothing because the grid starts at 0."""
-        if node.name in self.moving or self.recipe.symmetric:
+        if node.name in self.moving:
             return None
         after = self.index.only_reader(node.output[0])
         if after is None or not self._is_known(after.output[0]):
@@ -180,9 +195,6 @@ class _Work:
             return None
         least = self.index.constant(after.input[1])
         return after if least is not None and float(least.reshape(())) == 0 else None
-
-    def _activations(self) -> list[NodeProto]:
-        return []
 
     def _may_join(self, node: NodeProto) -> bool:
         if node.op_type not in JOINING or node.domain:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from types import MappingProxyType
 from typing import Any
 
@@ -140,6 +141,33 @@ def is_float(tensor: TensorProto) -> bool:
 def size(tensor: TensorProto) -> int:
     """Return how many elements a constant has."""
     return int(np.prod(tensor.dims, dtype=np.int64))
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put every operator behind what it reads, else in the order they were in."""
+    made = {name for node in graph.node for name in node.output if name}
+    needed = {
+        number: {name for name in (*node.input, *captured_names(node)) if name in made}
+        for number, node in enumerate(graph.node)
+    }
+    readers: dict[str, list[int]] = {}
+    for number, names in needed.items():
+        for name in names:
+            readers.setdefault(name, []).append(number)
+    ready = [number for number, names in needed.items() if not names]
+    heapify(ready)
+    order = []
+    while ready:
+        number = heappop(ready)
+        order.append(number)
+        for name in graph.node[number].output:
+            for reader in readers.get(name, []):
+                needed[reader].discard(name)
+                if not needed[reader]:
+                    heappush(ready, reader)
+    nodes = [copy_node(graph.node[number]) for number in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:

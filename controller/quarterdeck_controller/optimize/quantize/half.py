@@ -4,18 +4,22 @@ import logging
 from collections.abc import Collection
 
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto
 from onnxruntime.transformers.float16 import (
     DEFAULT_OP_BLOCK_LIST,
     convert_float_to_float16,
 )
 
-from quarterdeck_controller.optimize.quantize.graph import all_graphs
+from quarterdeck_controller.optimize.quantize.graph import all_graphs, sort_nodes
+from quarterdeck_controller.optimize.session import open_with, options_of
+from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.session import Session
 
 DELICATE = ("ReduceMean", "ReduceSum", "Pow", "Softmax", "LayerNormalization")
 """Operators whose sums leave the range of 16-bit floats first."""
 CONTROL = ("If", "Loop", "Scan")
+CONVERTER_ERRORS = (RejectedError, ValueError, TypeError, LookupError, RuntimeError)
+"""What the converter is seen to raise, and what the runtime says to its result."""
 
 
 def to_half(
@@ -48,8 +52,10 @@ def to_half(
                 op_block_list=[*DEFAULT_OP_BLOCK_LIST, *blocked],
                 node_block_list=list(kept),
             )
-            _load(made)
-        except Exception as error:  # the converter raises anything
+            for graph in all_graphs(made.graph):
+                sort_nodes(graph)
+            open_with(made.SerializeToString(), options_of(Session()))
+        except CONVERTER_ERRORS as error:
             failure = str(error).strip()[:200]
             continue
         notes = (f"{', '.join(blocked)} stay in 32 bits: {failure}",) if blocked else ()
@@ -63,13 +69,4 @@ def halves(model: onnx.ModelProto) -> int:
         tensor.data_type == TensorProto.FLOAT16
         for graph in all_graphs(model.graph)
         for tensor in graph.initializer
-    )
-
-
-def _load(model: onnx.ModelProto) -> None:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -10,6 +10,7 @@ from quarterdeck_controller.optimize.quantize.flow import flow
 from quarterdeck_controller.optimize.quantize.graph import all_graphs, drop_unused
 from quarterdeck_controller.optimize.quantize.half import halves, to_half
 from quarterdeck_controller.optimize.quantize.products import write_products
+from quarterdeck_controller.optimize.quantize.qoperator import to_qoperator
 from quarterdeck_controller.optimize.quantize.spread import Spreads
 from quarterdeck_controller.optimize.quantize.static import write_static
 from quarterdeck_controller.optimize.quantize.treatment import treatments
@@ -68,6 +69,8 @@ def make(
     flowing = flow(made.graph, treated, spreads, recipe, operators)
     write_products(made, treated, recipe)
     write_static(made, treated, flowing, spreads, recipe)
+    if recipe.format == "qoperator":
+        to_qoperator(made)
     drop_unused(made.graph)
     others = only is None and recipe.rest != "float"
     write_weights(made, treated, recipe, names, fold=fold, others=others)

@@ -20,7 +20,7 @@ from quarterdeck_controller.optimize.recipe import Calibration
 Array = NDArray[Any]
 
 FORMAT = 1
-PERCENTILE = 0.9999
+PERCENTILE = 0.99999
 """The share of the values that a percentile range keeps below its upper end, and
 above its lower one."""
 LEVELS = 255

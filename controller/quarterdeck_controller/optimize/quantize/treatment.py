@@ -144,7 +144,8 @@ class _Asked:
             return ""
         if not main:
             return "it is inside a control-flow operator, where no ranges are known"
-        return why_not_static_inputs(node, index) or self._why_not_ranges(node, index)
+        why_not = why_not_static_inputs(node, index)
+        return self._why_not_ranges(node, index) if why_not is None else why_not
 
     def _why_not_ranges(self, node: NodeProto, index: Index) -> str | None:
         both = node.op_type == "MatMul"
