@@ -6,7 +6,7 @@ the end is it known how wide the array must be. Sequences are padded with ``PADD
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,6 @@ class Beside:
     what: str
     folder: Path
     _parts: list[tuple["np.dtype[Any]", tuple[int, ...]]] = field(default_factory=list)
-    _spool: BinaryIO | None = None
 
     def add(self, array: Array, count: int) -> None:
         """Append one entry for each of ``count`` samples.
@@ -35,16 +34,14 @@ class Beside:
                 of another kind than those before, or not numbers.
         """
         self._check(array, count)
-        if self._spool is None:
-            self._spool = self._path("spool").open("wb")
+        with self._path("spool").open("ab") as spool:
+            spool.write(np.ascontiguousarray(array).tobytes())
         self._parts.append((array.dtype, array.shape))
-        self._spool.write(np.ascontiguousarray(array).tobytes())
 
     def finish(self) -> Array | None:
         """Write the file and return it, mapped; None when there was nothing."""
-        if self._spool is None:
+        if not self._parts:
             return None
-        self._spool.close()
         path = self._path("npy")
         shape = (sum(shape[0] for _, shape in self._parts), *self._inner())
         dtype = np.result_type(*{part[0].str: part[0] for part in self._parts}.values())

@@ -22,10 +22,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quarterdeck_controller.optimize.data import images
 from quarterdeck_controller.optimize.data.archive import open_archive
 from quarterdeck_controller.optimize.data.batch import Batch, Source, invalid
 from quarterdeck_controller.optimize.data.beside import Beside
+from quarterdeck_controller.optimize.data.entry import names_function, open_function
 from quarterdeck_controller.optimize.data.fit import check_array, check_values
+from quarterdeck_controller.optimize.data.folder import open_folder
 from quarterdeck_controller.optimize.data.samples import GROUPS, LABELS, Array
 from quarterdeck_controller.optimize.data.split import thinned
 from quarterdeck_controller.optimize.data.stored import Writer
@@ -75,6 +78,12 @@ def open_source(given: str, tensors: Sequence[Tensor], scratch: Path) -> Source:
         RejectedError: ``DATA_INVALID`` when there is none.
     """
     path = Path(given)
+    if path.is_dir():
+        if (path / images.FILE).exists():
+            return images.open_images(path, tensors)
+        return open_folder(path, tensors)
+    if not path.exists() and names_function(given):
+        return open_function(given, tensors)
     return open_archive(path, tensors, scratch)
 
 

@@ -13,13 +13,16 @@ A metric is named ``name`` or ``name:key=value,...``; ``output=NAME`` goes with 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import nan
 from types import MappingProxyType
 
 import numpy as np
 
+from quarterdeck_controller.optimize.data.entry import names_function
 from quarterdeck_controller.optimize.metric.classes import F1, TopK
 from quarterdeck_controller.optimize.metric.detection import MeanAveragePrecision
+from quarterdeck_controller.optimize.metric.given import ARGUMENTS, make_given
 from quarterdeck_controller.optimize.metric.metric import (
     DECIBEL,
     OTHER,
@@ -100,12 +103,18 @@ def parse_metric(given: str) -> Metric:
         RejectedError: ``DATA_INVALID`` when there is no such metric or argument.
     """
     name, _, rest = given.partition(":")
-    if name not in BUILT_IN:
-        raise misfit(
-            f"there is no metric {given}; there are {', '.join(BUILT_IN)}, or a "
-            "function of your own, module:function or file.py:function"
-        )
-    about, keys, make = BUILT_IN[name]
+    if name in BUILT_IN:
+        about, keys, make = BUILT_IN[name]
+    else:
+        function, _, rest = rest.partition(":")
+        entry = f"{name}:{function}"
+        if not names_function(entry):
+            raise misfit(
+                f"there is no metric {given}; there are {', '.join(BUILT_IN)}, or a "
+                "function of your own, module:function or file.py:function"
+            )
+        about, keys = About(""), ARGUMENTS
+        make = partial(_given, entry)
     values = _arguments(given, rest, (*keys, "output"))
     about = replace(about, name=given, output=values.get("output", ""))
     try:
@@ -138,6 +147,10 @@ def _arguments(given: str, rest: str, known: Sequence[str]) -> Values:
 
 def _show(shape: Sequence[int | None]) -> str:
     return "[" + ", ".join("any" if d is None else str(d) for d in shape) + "]"
+
+
+def _given(entry: str, about: About, values: Values) -> Metric:
+    return make_given(about, entry, values)
 
 
 def _top(about: About, values: Values) -> TopK:

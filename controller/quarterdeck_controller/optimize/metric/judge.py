@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quarterdeck_controller.optimize.evaluation import ClassScore
+from quarterdeck_controller.optimize.metric.given import FEW_RESAMPLES, Given, Whole
 from quarterdeck_controller.optimize.metric.metric import (
     SHARE,
     Array,
@@ -23,6 +24,7 @@ from quarterdeck_controller.optimize.metric.score import (
 )
 
 MAX_NAME = 200
+RESAMPLES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def judge(
     agrees = metric.agrees(outputs, reference)
     return Judged(
         score=evidence.score(),
-        ci95=_interval(metric, evidence, len(judged), seed),
+        ci95=_interval(evidence, len(judged), seed),
         per_class=tuple(
             ClassScore(
                 name=_name(one.number, names), samples=one.samples, score=one.score
@@ -142,7 +144,7 @@ def paired_drop(
 
     count = len(variant.values)
     return drop, bootstrap(
-        resampled, count, resamples=metric.about.resamples, seed=seed
+        resampled, count, resamples=_resamples(variant.evidence), seed=seed
     )
 
 
@@ -162,17 +164,21 @@ def compare(
     return Comparison(float_judged, judged, drop, ci95)
 
 
-def _interval(metric: Metric, evidence: Evidence, count: int, seed: int) -> Interval:
+def _interval(evidence: Evidence, count: int, seed: int) -> Interval:
     hits = evidence.hits()
     if hits is not None and len(hits):
         return wilson(int(hits.sum()), len(hits))
-    return bootstrap(evidence.score, count, resamples=metric.about.resamples, seed=seed)
+    return bootstrap(evidence.score, count, resamples=_resamples(evidence), seed=seed)
+
+
+def _resamples(evidence: Evidence) -> int:
+    return FEW_RESAMPLES if isinstance(evidence, Whole) else RESAMPLES
 
 
 def _check_labels(metric: Metric, labels: Array | None, count: int) -> None:
-    if labels is None:
+    if labels is None and not isinstance(metric, Given):
         raise misfit(f"the metric {metric.about.name} needs labels, there are none")
-    if len(labels) != count:
+    if labels is not None and len(labels) != count:
         raise misfit(f"there are {len(labels)} labels for {count} outputs")
 
 

@@ -74,7 +74,6 @@ class About:
         labelled: Whether it compares with labels, or with the float model.
         output: The output it judges; empty is the first.
         lower_is_better: Whether the score counts what is wrong.
-        resamples: How many resamples of the samples its intervals are taken from.
         labels_are_groups: Whether samples of one label must not be split, as where
             one of them is sought among the others.
     """
@@ -84,7 +83,6 @@ class About:
     labelled: bool = True
     output: str = ""
     lower_is_better: bool = False
-    resamples: int = 500
     labels_are_groups: bool = False
 
 
