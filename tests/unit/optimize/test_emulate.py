@@ -13,6 +13,7 @@ from quarterdeck_controller.optimize.measure.emulate import (
     find_emulator,
     what_differs,
 )
+from quarterdeck_controller.optimize.profile import load_profile, profile_names
 
 ROOT = Path(__file__).parents[3]
 HASWELL, A53 = PROCESSORS["Haswell"], PROCESSORS["cortex-a53"]
@@ -120,13 +121,9 @@ def test_the_emulated_root_has_the_versions_that_the_tests_passed_with() -> None
 
 
 def test_every_processor_that_a_shipped_class_names_can_be_emulated() -> None:
-    profiles = ROOT / "controller/quarterdeck_controller/optimize/profiles"
-    named = {
-        name
-        for profile in profiles.glob("*.toml")
-        for name in re.findall(
-            r'^emulate = "(.+)"$', profile.read_text("utf-8"), re.MULTILINE
-        )
-    }
+    profiles = [load_profile(name) for name in profile_names()]
 
+    named = {profile.known.emulate for profile in profiles} - {""}
+
+    assert named
     assert named <= PROCESSORS.keys()

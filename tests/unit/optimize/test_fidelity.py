@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from quarterdeck_controller.optimize.evaluation import GoldenMeasured
+from quarterdeck_controller.optimize.golden import ERROR_FLOOR
 from quarterdeck_controller.optimize.measure.fidelity import (
     HERE,
     decibels,
@@ -68,15 +69,27 @@ def test_scores_that_are_no_numbers_are_not_faithful() -> None:
 def test_the_tolerance_follows_the_worst_processor() -> None:
     measured = [with_noise(0.05), with_noise(0.12, "Haswell")]
 
-    limit = tolerance(measured, floor=0.05)
+    limit = tolerance(measured)
 
     assert limit == pytest.approx(1.5 * measured[1].error)
 
 
+def test_the_tolerance_is_wider_where_no_other_processor_was_tried() -> None:
+    here, there = with_noise(0.1), with_noise(0.1, "Haswell")
+
+    assert tolerance([here]) > tolerance([here, there])
+
+
+def test_the_tolerance_lets_every_processor_pass_that_was_tried() -> None:
+    measured = [with_noise(0.2), with_noise(0.3, "Haswell"), with_noise(0.1, "EPYC")]
+
+    assert tolerance(measured) > max(one.error for one in measured)
+
+
 def test_the_tolerance_never_falls_below_the_floor() -> None:
-    assert tolerance([with_noise(0.001)], floor=0.05) == 0.05
+    assert tolerance([with_noise(0.001)]) == ERROR_FLOOR
 
 
 def test_without_a_measurement_there_is_no_tolerance() -> None:
     with pytest.raises(ValueError, match="no processor"):
-        tolerance([], floor=0.05)
+        tolerance([])

@@ -187,8 +187,8 @@ def _python_in(root: Path, processor: str, base: tuple[str, ...]) -> Emulator | 
     runtime = next((one.version for one in there), None)
     if runtime is None or not python.is_file():
         return f"there is no Python with onnxruntime in {root}; {INSTALL}"
-    inside = ("-L", str(root), "-E", f"PYTHONPATH={site}", str(python), "-P", "-S")
-    return Emulator(processor, (*base, *inside), runtime)
+    inside = ("-L", str(root), "-U", "PYTHONHOME", "-E", f"PYTHONPATH={site}")
+    return Emulator(processor, (*base, *inside, str(python), "-P", "-S"), runtime)
 
 
 # asking -------------------------------------------------------------------------------

@@ -10,7 +10,11 @@ from math import inf, log10
 
 from quarterdeck_controller.optimize.data.stored import Array
 from quarterdeck_controller.optimize.evaluation import GoldenMeasured
-from quarterdeck_controller.optimize.golden import compare
+from quarterdeck_controller.optimize.golden import (
+    ERROR_FLOOR,
+    ERROR_SLACK,
+    compare,
+)
 
 HERE = "here"
 
@@ -64,17 +68,21 @@ def is_faithful(here: GoldenMeasured, there: GoldenMeasured) -> bool:
     return loses_db(here, there) <= MOST_LOST_DB
 
 
-def tolerance(measured: Sequence[GoldenMeasured], *, floor: float) -> float:
-    """Return the largest error a device of the class may show, from the spread.
+def tolerance(measured: Sequence[GoldenMeasured]) -> float:
+    """Return the largest error a device of the class may show.
+
+    It follows the largest error of any processor: closely where the class's own kernels
+    were among them, with the wider slack of ``golden`` where this machine's alone were.
+    It never falls below the floor there.
 
     Args:
         measured: What the variant reached on every kind of processor that was tried.
-        floor: A device whose error stays below this passes, however exact the variant
-            was everywhere.
 
     Raises:
         ValueError: Nothing was measured.
     """
     if not measured:
         raise ValueError("no processor was measured")
-    return max(floor, HEADROOM * max(one.error for one in measured))
+    proved = any(one.processor != HERE for one in measured)
+    headroom = HEADROOM if proved else ERROR_SLACK
+    return max(ERROR_FLOOR, headroom * max(one.error for one in measured))
