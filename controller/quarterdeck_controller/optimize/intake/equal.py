@@ -16,6 +16,9 @@ from quarterdeck_controller.optimize.session import (
 )
 
 Array = NDArray[Any]
+SMALL = 1e-3
+"""Outputs that are smaller are compared as if they were this large: of a sigmoid far
+below zero, float32's own rounding is a large share."""
 Outputs = list[dict[str, Array]]
 """For each feed every output that is a tensor of numbers."""
 
@@ -66,7 +69,4 @@ def difference(wanted: Array, found: Array) -> float:
         return 0.0
     error = math.sqrt(float(np.mean((one - other) ** 2)))
     size = math.sqrt(float(np.mean(one**2)))
-    return error / max(size, TINY)
-
-
-TINY = 1e-30
+    return error / max(size, SMALL)

@@ -6,6 +6,8 @@ it is.
 """
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,14 @@ import onnx
 import onnxruntime as ort
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from quarterdeck_controller.optimize.intake.external import is_external
 from quarterdeck_controller.optimize.intake.graph import (
-    RANDOM,
-    graphs,
+    replace,
     size_of,
     subgraphs,
     tensors,
 )
+from quarterdeck_controller.optimize.intake.kinds import RANDOM
 from quarterdeck_controller.optimize.session import DEFAULT, open_with, options_of
 
 GROWTH = 1 << 20
@@ -27,48 +30,102 @@ GROWTH = 1 << 20
 SWELLING = frozenset({"Expand", "Tile", "ConstantOfShape", "Range", "OneHot", "Pad"})
 """Make much out of little; their results may not outgrow their inputs by far."""
 KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout", "Resize", "Loop"}
-FUSED_BY_RUNTIME = ["ConstantSharing"]
+SLACK = 1 << 14
+"""Bytes that the runtime's own folding may add, besides two percent."""
+NOT_WANTED = ["ConstantSharing"]
+"""It renames constants, and saves nothing that shrinking does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A constant, and the graph that holds it; ``depth`` counts from the outermost."""
+
+    tensor: TensorProto
+    graph: GraphProto
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Folding:
+    """What is known so far; no two tensors share a name, so one table will do.
+
+    Attributes:
+        made: Results by what made them.
+        renamed: Results that were there already, under another name.
+    """
+
+    model: ModelProto
+    known: dict[str, _Held] = field(default_factory=dict)
+    made: dict[bytes, list[str]] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
 
 
 def fold_constants(model: ModelProto) -> ModelProto:
-    """Replace nodes of constants by what they give, as long as the file stays small."""
-    for graph in graphs(model.graph):
-        _fold_graph(model, graph)
+    """Replace nodes of constants by what they give, as long as the file stays small.
+
+    What a subgraph makes of outer constants is held where these are, once, however
+    many subgraphs make the same.
+
+    Args:
+        model: No two of its tensors share a name.
+    """
+    _fold_graph(_Folding(model), model.graph, 0)
     return model
 
 
-def _fold_graph(model: ModelProto, graph: GraphProto) -> None:
-    known = {tensor.name: tensor for tensor in graph.initializer}
+def _fold_graph(folding: _Folding, graph: GraphProto, depth: int) -> None:
+    for tensor in graph.initializer:
+        folding.known[tensor.name] = _Held(tensor, graph, depth)
     outputs = {value.name for value in graph.output}
     kept = []
     for node in graph.node:
-        made = None
-        if outputs.isdisjoint(node.output) and _is_foldable(node, known):
-            made = _compute(model, node, [known[name] for name in node.input if name])
-        if made is None:
-            kept.append(node)
+        replace(node.input, [folding.renamed.get(name, name) for name in node.input])
+        if outputs.isdisjoint(node.output) and _fold_node(folding, node):
             continue
-        for tensor in made:
-            known[tensor.name] = tensor
-            graph.initializer.append(tensor)
-    del graph.node[:]
-    graph.node.extend(kept)
+        kept.append(node)
+        for _, inner in subgraphs(node):
+            _fold_graph(folding, inner, depth + 1)
+    replace(graph.node, kept)
+    for value in graph.output:
+        value.name = folding.renamed.get(value.name, value.name)
 
 
-def _is_foldable(node: NodeProto, known: dict[str, TensorProto]) -> bool:
-    if node.op_type in KEPT or node.domain not in ("", "ai.onnx"):
+def _fold_node(folding: _Folding, node: NodeProto) -> bool:
+    inputs = [folding.known.get(name) for name in node.input if name]
+    held = [one for one in inputs if one is not None]
+    if len(held) < len(inputs) or not _is_foldable(node, [one.tensor for one in held]):
         return False
-    if any(True for _ in subgraphs(node)) or node.op_type == "Constant":
-        return False
-    if not node.input and node.op_type not in SWELLING:
-        return False
-    inputs = [known.get(name) for name in node.input if name]
-    return all(
-        one is not None and one.data_location != TensorProto.EXTERNAL for one in inputs
-    ) and not _swells(node, [one for one in inputs if one is not None])
+    same = _signature(node)
+    if same not in folding.made:
+        tensors = _compute(folding.model, node, [one.tensor for one in held])
+        if tensors is None:
+            return False
+        owner = max(held, key=lambda one: one.depth)
+        for tensor in tensors:
+            owner.graph.initializer.append(tensor)
+            folding.known[tensor.name] = _Held(tensor, owner.graph, owner.depth)
+        folding.made[same] = [tensor.name for tensor in tensors]
+    made = folding.made[same]
+    folding.renamed.update(zip(filter(None, node.output), made, strict=True))
+    return True
 
 
-def _swells(node: NodeProto, inputs: list[TensorProto]) -> bool:
+def _signature(node: NodeProto) -> bytes:
+    """Return what tells nodes apart that make the same from those that do not."""
+    bare = NodeProto(op_type=node.op_type, input=node.input, attribute=node.attribute)
+    bare.output.extend("." if name else "" for name in node.output)
+    return bytes(bare.SerializeToString(deterministic=True))
+
+
+def _is_foldable(node: NodeProto, inputs: Sequence[TensorProto]) -> bool:
+    if node.op_type in KEPT or node.domain not in ("", "ai.onnx") or not inputs:
+        return False
+    if any(True for _ in subgraphs(node)) or any(map(is_external, inputs)):
+        return False
+    return not _swells(node, inputs)
+
+
+def _swells(node: NodeProto, inputs: Sequence[TensorProto]) -> bool:
     """Return whether the result would be much larger than its inputs, unmade."""
     if node.op_type == "Range":
         start, limit, step = (float(numpy_helper.to_array(one)) for one in inputs)
@@ -85,7 +142,7 @@ def _swells(node: NodeProto, inputs: list[TensorProto]) -> bool:
 
 
 def _compute(
-    model: ModelProto, node: NodeProto, inputs: list[TensorProto]
+    model: ModelProto, node: NodeProto, inputs: Sequence[TensorProto]
 ) -> list[TensorProto] | None:
     unique = list({tensor.name: tensor for tensor in inputs}.values())
     names = [name for name in node.output if name]
@@ -102,7 +159,7 @@ def _compute(
     before = sum(size_of(tensor) for tensor in inputs)
     if sum(array.nbytes for array in arrays) > before + GROWTH:
         return None
-    if any(array.dtype.kind in "OUS" for array in arrays):
+    if any(array.dtype.kind not in "fiubc" for array in arrays):
         return None
     return [
         numpy_helper.from_array(array, name)
@@ -117,9 +174,9 @@ def fuse(model: ModelProto) -> ModelProto:
     later session would do before it looks for integers.
     """
     before = _bytes(model)
-    found = _optimize(model, FUSED_BY_RUNTIME)
-    if _bytes(found) > before + before // 20 + GROWTH:
-        found = _optimize(model, [*FUSED_BY_RUNTIME, "ConstantFolding"])
+    found = _optimize(model, NOT_WANTED)
+    if _bytes(found) > before + before // 50 + SLACK:
+        found = _optimize(model, [*NOT_WANTED, "ConstantFolding"])
     return found
 
 

@@ -1,24 +1,13 @@
 """Walk a model: its graphs, their nodes and tensors, subgraphs and functions too."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, MutableSequence
 from math import prod
+from typing import TypeVar
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-CONTROL = frozenset({"If", "Loop", "Scan"})
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
-RANDOM = frozenset(
-    {
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-    }
-)
-"""Operators that answer differently at every run."""
+T = TypeVar("T")
 
 
 def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
@@ -83,6 +72,13 @@ def opset_of(model: ModelProto) -> int:
 def attribute_of(node: NodeProto, name: str, default: int) -> int:
     """Return an integer attribute of the node."""
     return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def replace(field: MutableSequence[T], values: Iterable[T]) -> None:
+    """Make ``values`` the content of a repeated field."""
+    kept = list(values)
+    del field[:]
+    field.extend(kept)
 
 
 def size_of(tensor: TensorProto) -> int:

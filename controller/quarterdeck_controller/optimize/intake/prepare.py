@@ -5,167 +5,175 @@ to the original's; otherwise the model from before the step goes on, with a note
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 import numpy as np
-import onnx
 from onnx import ModelProto, inliner
 
 from quarterdeck_controller.optimize.data.stored import Stored
-from quarterdeck_controller.optimize.intake import fold, opset, tidy
+from quarterdeck_controller.optimize.intake import big, fold, opset, single, tidy
+from quarterdeck_controller.optimize.intake.batch import batch_of
 from quarterdeck_controller.optimize.intake.equal import Outputs, furthest, outputs_of
-from quarterdeck_controller.optimize.intake.graph import CONTROL, opset_of, walk
-from quarterdeck_controller.optimize.intake.source import parse
+from quarterdeck_controller.optimize.intake.graph import opset_of
+from quarterdeck_controller.optimize.intake.kinds import TARGET_OPSET
+from quarterdeck_controller.optimize.intake.norms import fold_norms
+from quarterdeck_controller.optimize.intake.source import parse, read, unjudged
 from quarterdeck_controller.optimize.intake.weights import treatable
-from quarterdeck_controller.optimize.session import Feed
+from quarterdeck_controller.optimize.intake.work import (
+    EQUAL,
+    Step,
+    Work,
+    changing,
+    openable,
+)
 from quarterdeck_controller.optimize.steps import Prepared, PrepareRequest
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 
 SAMPLES = 4
-EQUAL = 1e-3
-"""Largest relative error of a step that may only reorder additions."""
-BATCH = 64
-BATCH_BYTES = 16 << 20
-"""Inputs of samples that are run together take no more, for the activations' sake."""
-
-Step = Callable[[ModelProto], ModelProto]
+HALF_EQUAL = 0.02
+"""Half precision rounds at every operator; without that, outputs differ by as much."""
 
 
-@dataclass(slots=True)
-class _Work:
-    """The model as far as it got, and what it must keep saying."""
+def prepare(request: PrepareRequest, apart_bytes: int = big.APART_BYTES) -> Prepared:
+    """Write the prepared model to ``request.out``, large weights beside it.
 
-    model: ModelProto
-    feeds: list[Feed]
-    expected: Outputs
-    notes: list[str] = field(default_factory=list)
-
-    def try_step(self, name: str, step: Step) -> bool:
-        """Keep what ``step`` makes when it still says the same."""
-        copy = ModelProto()
-        copy.CopyFrom(self.model)
-        try:
-            changed = step(copy)
-            got = outputs_of(changed.SerializeToString(), self.feeds)
-        except Exception as error:  # noqa: BLE001 - converters raise anything
-            told = " ".join(str(error).split())[:160]
-            self.notes.append(f"{name} was left out: {told}")
-            return False
-        worst = furthest(self.expected, got)
-        if worst > EQUAL:
-            self.notes.append(f"{name} was left out: it changed outputs by {worst:.1e}")
-            return False
-        self.model = changed
-        return True
-
-
-def prepare(request: PrepareRequest) -> Prepared:
-    """Write the prepared model to ``request.out``.
+    Args:
+        request: What to prepare.
+        apart_bytes: Weights of more bytes are never all in memory.
 
     Raises:
-        RejectedError: ``MODEL_INVALID`` when the float model itself does not run, or
-            gives NaN.
+        RejectedError: ``MODEL_INVALID`` when the float model itself does not run, gives
+            NaN, or answers differently every time.
     """
     logging.getLogger().setLevel(logging.ERROR)
-    model = parse(request.model.read_bytes())
     samples = Stored.open(request.samples)
-    feeds = [samples.sample(row) for row in _spread(samples.count)]
-    work = _Work(model, feeds, _reference(model, feeds))
-    if model.functions:
-        work.try_step("inlining functions", inliner.inline_local_functions)
-    work.try_step("moving constants to initializers", _changed(tidy.hoist))
-    if opset_of(work.model) < opset.TARGET:
+    work, is_apart = _open(request, samples, apart_bytes)
+    _simplify(work)
+    if opset_of(work.model) < TARGET_OPSET:
         _convert(work)
-    work.try_step("moving constants to initializers", _changed(tidy.hoist))
-    work.try_step("folding constants", fold.fold_constants)
-    work.try_step("removing what nothing uses", _changed(tidy.prune))
-    work.try_step("dropping stale shapes", _changed(tidy.forget_shapes))
-    work.try_step("folding norms", fold.fuse)
-    work.try_step("removing what nothing uses", _changed(tidy.prune))
-    work.try_step("telling tensors apart", _changed(tidy.name_values))
-    work.try_step("inferring shapes", opset.infer_shapes)
-    tidy.name_nodes(work.model)
-    onnx.save(work.model, request.out)
-    return Prepared(
-        batch=_batch(work, samples),
-        nodes=treatable(work.model, Path()),
-        notes=tuple(work.notes),
-    )
+    _fold(work, is_apart=is_apart)
+    _finish(work)
+    batch = batch_of(work, samples)
+    nodes = treatable(work.model, request.out.parent)
+    if work.draft is not None:
+        work.draft.unlink(missing_ok=True)
+    big.write(work.model, request.out, is_apart=is_apart)
+    return Prepared(batch=batch, nodes=nodes, notes=tuple(work.notes))
+
+
+def _open(
+    request: PrepareRequest, samples: Stored, apart_bytes: int
+) -> tuple[Work, bool]:
+    model = parse(read(request.model))
+    apart = request.out.with_suffix(".data")
+    is_apart = big.load(request.model, model, apart, apart_bytes)
+    draft = request.out.with_suffix(".draft.onnx") if is_apart else None
+    tidy.name_nodes(model)  # the runtime refuses names that are given twice
+    tidy.drop_outputs(model, unjudged(model.graph))
+    feeds = [samples.sample(row) for row in _spread(samples.count)]
+    work = Work(model, feeds, [], draft)
+    _find_reference(work)
+    return work, is_apart
 
 
 def _spread(count: int) -> list[int]:
     return sorted({int(row) for row in np.linspace(0, count - 1, min(SAMPLES, count))})
 
 
-def _changed(change: Callable[[ModelProto], None]) -> Step:
-    def step(model: ModelProto) -> ModelProto:
-        change(model)
-        return model
+def _find_reference(work: Work) -> None:
+    """Run the model as it came, or as close to it as the runtime takes."""
+    refused: RejectedError | None = None
+    attempts: list[tuple[Step, str]] = [
+        (lambda model: model, ""),
+        (opset.lower_ir, "the runtime does not know its IR version, which was lowered"),
+        (
+            opset.convert,
+            f"the runtime does not run opset {opset_of(work.model)}: converted unseen",
+        ),
+    ]
+    for step, note in attempts:
+        copy = ModelProto()
+        copy.CopyFrom(work.model)
+        try:
+            work.model, work.expected = _run_twice(work, step(copy))
+        except RejectedError as error:
+            refused = refused or error
+        except RuntimeError:  # the converter gave up
+            continue
+        else:
+            work.notes += [note] if note else []
+            return
+    assert refused is not None
+    told = refused.detail.replace("the model", "the float model", 1)
+    raise RejectedError(Code.MODEL_INVALID, told) from refused
 
-    return step
 
-
-def _reference(model: ModelProto, feeds: list[Feed]) -> Outputs:
-    try:
-        found = outputs_of(model.SerializeToString(), feeds)
-    except RejectedError as error:
-        told = error.detail.replace("the model", "the float model", 1)
-        raise RejectedError(Code.MODEL_INVALID, told) from error
+def _run_twice(work: Work, model: ModelProto) -> tuple[ModelProto, Outputs]:
+    found = outputs_of(openable(model, work.draft), work.feeds)
     for number, outputs in enumerate(found):
-        for array in outputs.values():
+        for name, array in outputs.items():
             if array.dtype.kind == "f" and np.isnan(array).any():
                 raise RejectedError(
                     Code.MODEL_INVALID,
-                    f"the float model gives NaN for sample {number} of the data",
+                    f"the float model gives NaN for sample {number} of the data in "
+                    f"output {name}",
                 )
-    return found
+    again = work.run(model, work.feeds[:1])
+    off = furthest(found[:1], again)
+    if off > EQUAL:
+        raise RejectedError(
+            Code.MODEL_INVALID,
+            f"the float model answers differently every time (by {off:.1e} for the "
+            "same sample): nothing can be compared with it",
+        )
+    return model, found
 
 
-def _convert(work: _Work) -> None:
+def _simplify(work: Work) -> None:
+    if work.model.functions:
+        work.try_step("inlining functions", inliner.inline_local_functions)
+    work.try_step("moving constants to initializers", changing(tidy.hoist))
+    if single.holds(work.model, single.HALF) and work.try_step(
+        "computing in float32",
+        partial(single.to_float32, kinds=single.HALF),
+        tolerance=HALF_EQUAL,
+    ):
+        work.notes.append("half precision was widened to float32")
+    if single.holds(work.model, single.DOUBLE) and work.try_step(
+        "computing in float32", partial(single.to_float32, kinds=single.DOUBLE)
+    ):
+        work.notes.append("float64 was made float32; outputs are equal")
+
+
+def _convert(work: Work) -> None:
     before = opset_of(work.model)
-    name = f"conversion from opset {before} to {opset.TARGET}"
-    steps = [opset.convert, opset.restamp]
-    for step in reversed(steps) if opset.has_subgraphs(work.model) else steps:
-        if work.try_step(name, step):
-            work.notes.append(
-                f"converted from opset {before} to {opset.TARGET}; outputs are equal"
-            )
-            return
+    name = f"conversion from opset {before} to {TARGET_OPSET}"
+    if work.try_step(name, opset.convert, opset.restamp):
+        work.notes.append(
+            f"converted from opset {before} to {TARGET_OPSET}; outputs are equal"
+        )
+        work.try_step("moving constants to initializers", changing(tidy.hoist))
+        work.try_step("simplifying Softmax", opset.plain_softmax)
 
 
-def _batch(work: _Work, samples: Stored) -> int:
-    """Return how many samples may be run at once with the same outputs."""
-    count = len(work.feeds)
-    if count == 1 or not samples.uniform or samples.whole:
-        return 1
-    if any(node.op_type in CONTROL for node in walk(work.model.graph)):
-        return 1
-    together = {
-        name: np.concatenate([feed[name] for feed in work.feeds])
-        for name in work.feeds[0]
-    }
-    try:
-        got = outputs_of(work.model.SerializeToString(), [together])[0]
-    except RejectedError:
-        return 1
-    if not _is_same(work.expected, got):
-        return 1
-    size = sum(array.nbytes for array in work.feeds[0].values())
-    return max(1, min(BATCH, BATCH_BYTES // max(size, 1)))
+def _fold(work: Work, *, is_apart: bool) -> None:
+    work.try_step("telling tensors apart", changing(tidy.name_values))
+    work.try_step("folding constants", fold.fold_constants)
+    work.try_step("removing what nothing uses", changing(tidy.prune))
+    work.try_step("dropping stale shapes", changing(tidy.forget_shapes))
+    work.try_step("folding norms", fold_norms)
+    if is_apart:
+        work.notes.append(
+            "the runtime's own fusions were left out: weights are too large to rewrite"
+        )
+    else:
+        work.try_step("the runtime's own fusions", fold.fuse)
+    work.try_step("removing what nothing uses", changing(tidy.prune))
 
 
-def _is_same(expected: Outputs, together: Feed) -> bool:
-    for name, array in together.items():
-        singles = [outputs[name] for outputs in expected]
-        if any(one.ndim == 0 or len(one) != 1 for one in singles):
-            return False
-        if array.ndim == 0 or len(array) != len(singles):
-            return False
-        if len({one.shape for one in singles}) > 1:
-            return False
-        if furthest([{name: np.concatenate(singles)}], [{name: array}]) > EQUAL:
-            return False
-    return True
+def _finish(work: Work) -> None:
+    work.try_step("telling tensors apart", changing(tidy.name_values))
+    work.try_step("inferring shapes", opset.infer_shapes)
+    work.try_step("lowering the IR version", opset.lower_ir)
+    tidy.name_nodes(work.model)

@@ -1,48 +1,48 @@
 """Look at a model file: what it is, what will be hard, and what must be refused.
 
-Runs in a child. Nothing here changes the model.
+Runs in a child. Nothing here changes the model, and weights in other files are not
+read, but for their digest.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from quarterdeck_controller.optimize.intake import hard
+from quarterdeck_controller.optimize.intake.external import (
+    check_external,
+    digest,
+    is_external,
+)
+from quarterdeck_controller.optimize.intake.graph import (
+    all_nodes,
+    attribute_of,
+    opset_of,
+    tensors,
+    walk,
+)
+from quarterdeck_controller.optimize.intake.quantized import signs_of_quantization
+from quarterdeck_controller.optimize.intake.shapes import takes_batches
 from quarterdeck_controller.optimize.steps import InspectRequest, Source, Tensor
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operator sets that onnxruntime has kernels for."""
-
-QUANTIZED = frozenset(
-    {
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "ConvInteger",
-        "MatMulInteger",
-        "MatMulNBits",
-        "MatMulBnb4",
-        "DynamicQuantizeMatMul",
-        "DynamicQuantizeLSTM",
-        "MatMulIntegerToFloat",
-        "QAttention",
-        "QGemm",
-    }
-)
-"""Operators that only a quantized model has; so has any that starts with QLinear."""
-
-HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
-CONTROL = frozenset({"If", "Loop", "Scan"})
-OLD_OPSET = 13
-SMALL_BYTES = 80_000
+MACHINE_DOMAINS = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})
+"""What onnxruntime makes of a graph for the machine that it runs on."""
 FLOATS = frozenset({"float32", "float64", "float16"})
+MAX_BYTES = (1 << 31) - 1
+"""Protocol buffers end here, and so does every reader of them."""
+HUGE = 1e6
+FEW = 1 << 16
+"""Constants with more elements are weights, not masks."""
 
 
 def inspect(request: InspectRequest) -> Source:
@@ -51,19 +51,19 @@ def inspect(request: InspectRequest) -> Source:
     Raises:
         RejectedError: ``MODEL_INVALID`` when it cannot be optimized, with the reason.
     """
-    data = _read(request)
-    model = parse(data)
-    nodes = list(walk(model.graph))
-    _refuse_external(model)
+    model = parse(read(request.model))
+    files = check_external(model, request.model.parent)
+    nodes = list(all_nodes(model))
     _refuse_foreign(model, nodes)
     if not request.quantized:
-        _refuse_quantized(nodes)
-    inputs = tuple(_tensor(value) for value in _real_inputs(model.graph))
-    outputs = tuple(_tensor(value) for value in model.graph.output)
-    _refuse_inputs(inputs)
+        _refuse_quantized(model)
+    inputs = tuple(_input(value) for value in _real_inputs(model.graph))
+    outputs = tuple(filter(None, map(_output, model.graph.output)))
+    _refuse_inputs(inputs, outputs)
+    sha256, size = digest(request.model, files)
     return Source(
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
+        sha256=sha256,
+        bytes=size,
         opset=opset_of(model),
         ir_version=model.ir_version,
         producer=f"{model.producer_name} {model.producer_version}".strip(),
@@ -72,11 +72,32 @@ def inspect(request: InspectRequest) -> Source:
         outputs=outputs,
         score_output=_score_output(outputs),
         operators=dict(Counter(node.op_type for node in nodes).most_common()),
-        notes=tuple(_hard(model, nodes, len(data))),
+        external=files,
+        notes=tuple(hard.notes(_facts(model, nodes, inputs, outputs, size))),
     )
 
 
-def parse(data: bytes) -> onnx.ModelProto:
+def read(path: Path) -> bytes:
+    """Return the bytes of the model file, which may name data files beside it.
+
+    Raises:
+        RejectedError: ``MODEL_INVALID`` when it cannot be read, or is larger than any
+            model file can be.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise _invalid(
+                f"{path.name} has {size} bytes, a model file ends at 2 GiB; keep the "
+                "weights in a file beside it: onnx.save(model, path, "
+                "save_as_external_data=True)"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise _invalid(f"{path} could not be read: {error.strerror}") from error
+
+
+def parse(data: bytes) -> ModelProto:
     """Return the model that ``data`` holds.
 
     Raises:
@@ -93,68 +114,29 @@ def parse(data: bytes) -> onnx.ModelProto:
     return model
 
 
-def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node, those of subgraphs too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from walk(attribute.g)
-            for inner in attribute.graphs:
-                yield from walk(inner)
+def unjudged(graph: GraphProto) -> frozenset[str]:
+    """Return the outputs that are no tensors of numbers."""
+    return frozenset(value.name for value in graph.output if _output(value) is None)
 
 
-def opset_of(model: onnx.ModelProto) -> int:
-    """Return the version of the default operator set."""
-    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    return versions[0] if versions else 1
-
-
-def _read(request: InspectRequest) -> bytes:
-    try:
-        return request.model.read_bytes()
-    except OSError as error:
-        raise _invalid(
-            f"{request.model} could not be read: {error.strerror}"
-        ) from error
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    yield from model.graph.initializer
-    for node in walk(model.graph):
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("g"):
-                yield from attribute.g.initializer
-
-
-def _refuse_external(model: onnx.ModelProto) -> None:
-    files = {
-        entry.value
-        for tensor in _tensors(model)
-        if tensor.data_location == TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    if files:
-        raise _invalid(
-            f"its weights are in other files ({', '.join(sorted(files))}); save it as "
-            "one file: onnx.save(onnx.load(path), out, save_as_external_data=False)"
-        )
-
-
-def _refuse_foreign(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+def _refuse_foreign(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
     local = {(f.domain, f.name) for f in model.functions}
     versions = {o.domain: o.version for o in model.opset_import}
-    foreign, unknown = set(), set()
+    foreign, unknown, bound = set(), set(), set()
     for node in nodes:
         if (node.domain, node.op_type) in local:
             continue
-        if node.domain not in DOMAINS:
+        if node.domain in MACHINE_DOMAINS:
+            bound.add(node.op_type)
+        elif node.domain not in DOMAINS:
             foreign.add(f"{node.domain}.{node.op_type}")
         elif node.domain != "com.microsoft" and not _is_known(node, versions):
             unknown.add(node.op_type)
+    if bound:
+        raise _invalid(
+            f"onnxruntime saved it after optimizing it for one kind of machine "
+            f"({', '.join(sorted(bound))}); bring the model it was made from"
+        )
     if foreign:
         raise _invalid(
             f"it uses operators of custom domains that onnxruntime does not have: "
@@ -166,7 +148,7 @@ def _refuse_foreign(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None
         )
 
 
-def _is_known(node: onnx.NodeProto, versions: dict[str, int]) -> bool:
+def _is_known(node: NodeProto, versions: dict[str, int]) -> bool:
     domain = "" if node.domain == "ai.onnx" else node.domain
     version = versions.get(domain, versions.get("ai.onnx", 1))
     try:
@@ -176,88 +158,149 @@ def _is_known(node: onnx.NodeProto, versions: dict[str, int]) -> bool:
     return True
 
 
-def _refuse_quantized(nodes: list[onnx.NodeProto]) -> None:
-    found = Counter(
-        node.op_type
-        for node in nodes
-        if node.op_type in QUANTIZED or node.op_type.startswith("QLinear")
-    )
+def _refuse_quantized(model: ModelProto) -> None:
+    found = signs_of_quantization(model)
     if found:
-        told = ", ".join(f"{count} {name}" for name, count in found.most_common(4))
+        told = ", ".join(f"{count} {name}" for name, count in found.items())
         raise _invalid(
             f"it is already quantized ({told}); bring the float model it was made from"
         )
 
 
-def _real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+def _real_inputs(graph: GraphProto) -> list[ValueInfoProto]:
     constants = {tensor.name for tensor in graph.initializer}
+    constants |= {sparse.values.name for sparse in graph.sparse_initializer}
     return [value for value in graph.input if value.name not in constants]
 
 
-def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+def _input(value: ValueInfoProto) -> Tensor:
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
-        raise _invalid(f"{value.name} is a {kind or 'value of no type'}, not a tensor")
+        told = "value of no type" if kind is None else kind.removesuffix("_type")
+        raise _invalid(
+            f"input {value.name} is a {told}, not a tensor: samples cannot be fed to it"
+        )
+    if value.type.tensor_type.elem_type in _NO_NUMBERS:
+        raise _invalid(f"input {value.name} is a tensor of strings, or of no type")
+    if value.type.tensor_type.elem_type in _NARROW_FLOATS:
+        name = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+        raise _invalid(
+            f"input {value.name} is {name}, which numpy has no type for; export it "
+            "with a float32 input"
+        )
+    if not value.type.tensor_type.HasField("shape"):
+        raise _invalid(
+            f"input {value.name} does not say how many dimensions it has; export it "
+            "with a shape, free dimensions named"
+        )
+    return _tensor(value)
+
+
+def _output(value: ValueInfoProto) -> Tensor | None:
+    """Return an output of numbers; None is one that cannot be judged."""
+    if value.type.WhichOneof("value") != "tensor_type":
+        return None
+    kind = value.type.tensor_type.elem_type
+    return None if kind in _NO_NUMBERS | _NARROW_FLOATS else _tensor(value)
+
+
+def _tensor(value: ValueInfoProto) -> Tensor:
     tensor = value.type.tensor_type
-    if tensor.elem_type in (TensorProto.UNDEFINED, TensorProto.STRING):
-        raise _invalid(f"{value.name} is a tensor of strings, or of no type")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    dims = tensor.shape.dim
-    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+    shape = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
     return Tensor(name=value.name, dtype=str(dtype), shape=shape)
 
 
-def _refuse_inputs(inputs: tuple[Tensor, ...]) -> None:
+def _refuse_inputs(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
     if not inputs:
         raise _invalid("it takes no input")
-    for tensor in inputs:
-        if not tensor.shape:
-            raise _invalid(f"input {tensor.name} has no dimension for the samples")
-        if tensor.shape[0] not in (None, 1):
-            raise _invalid(
-                f"input {tensor.name} has a fixed batch of {tensor.shape[0]}; devices "
-                "run one sample at a time: export it with a batch of 1 or a free one"
-            )
-        if tensor.dtype == "float16":
-            raise _invalid(f"input {tensor.name} is float16; bring the float32 model")
+    firsts = {tensor.shape[0] for tensor in inputs if tensor.shape}
+    if len(firsts) != 1 or firsts & {None, 1}:
+        return
+    batch = firsts.pop()
+    first = outputs[0].shape[:1] if outputs else ()
+    if first in ((), (batch,)):
+        raise _invalid(
+            f"input {inputs[0].name} has a fixed batch of {batch}; devices run one "
+            "sample at a time: export it with a batch of 1 or a free one"
+        )
 
 
-def _score_output(outputs: tuple[Tensor, ...]) -> str:
+def _score_output(outputs: Sequence[Tensor]) -> str:
     scores = [tensor.name for tensor in outputs if tensor.dtype in FLOATS]
     if not scores:
         told = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in outputs)
         raise _invalid(
-            f"no output holds floats to judge it by, there is {told}; export the "
-            "scores, not their arg-max"
+            "no output holds floats to judge it by, there is "
+            f"{told or 'no tensor of numbers'}; export the scores, not their arg-max"
         )
     return scores[0]
 
 
-def _count_parameters(model: onnx.ModelProto) -> int:
-    return sum(prod(t.dims) for t in _tensors(model) if t.data_type in _FLOAT_TYPES)
+def _count_parameters(model: ModelProto) -> int:
+    return sum(prod(t.dims) for t in tensors(model) if t.data_type in _FLOAT_TYPES)
 
 
-def _hard(
-    model: onnx.ModelProto, nodes: list[onnx.NodeProto], size: int
-) -> Iterator[str]:
-    kinds = {node.op_type for node in nodes}
-    if not kinds & HEAVY:
-        yield "it has no Conv, MatMul or Gemm: there is nothing worth quantizing"
-    if kinds & RECURRENT:
-        told = ", ".join(sorted(kinds & RECURRENT))
-        yield f"{told} stays in float: int8 kernels for it lose too much"
-    if kinds & CONTROL:
-        told = ", ".join(sorted(kinds & CONTROL))
-        yield f"what is inside {told} stays in float"
-    if opset_of(model) < OLD_OPSET:
-        yield f"opset {opset_of(model)} is converted to 17: per-channel scales need 13"
-    if size < SMALL_BYTES:
-        yield f"at {size} bytes the graph outweighs the weights: little is saved"
-    if any(t.data_type == TensorProto.FLOAT16 for t in _tensors(model)):
-        yield "some weights are float16 already: they stay as they are"
+def _facts(
+    model: ModelProto,
+    nodes: Sequence[NodeProto],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    size: int,
+) -> hard.Facts:
+    judged = {tensor.name for tensor in outputs}
+    given = [value.name for value in model.graph.output]
+    return hard.Facts(
+        operators=Counter(node.op_type for node in nodes),
+        opset=opset_of(model),
+        bytes=size,
+        types=frozenset(
+            _FLOAT_TYPES[t.data_type]
+            for t in tensors(model)
+            if t.data_type in _FLOAT_TYPES
+        ),
+        depthwise=_depthwise(model),
+        huge=sum(_is_huge(tensor) for tensor in tensors(model)),
+        free=tuple(t.name for t in inputs if None in t.shape[1:]),
+        whole=tuple(t.name for t in inputs if not takes_batches(t)),
+        unjudged=tuple(name for name in given if name not in judged),
+    )
 
 
-_FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
+def _depthwise(model: ModelProto) -> int:
+    return sum(
+        node.op_type == "Conv" and attribute_of(node, "group", 1) > 1
+        for node in walk(model.graph)
+    )
+
+
+def _is_huge(tensor: TensorProto) -> bool:
+    if tensor.data_type != TensorProto.FLOAT or is_external(tensor):
+        return False
+    if prod(tensor.dims) > FEW:
+        return False
+    array = np.abs(onnx.numpy_helper.to_array(tensor))
+    return bool(array.max(initial=0) > HUGE)
+
+
+_FLOAT_TYPES: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.DOUBLE: "float64",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+}
+_NO_NUMBERS = frozenset({TensorProto.UNDEFINED, TensorProto.STRING})
+_NARROW_FLOATS = frozenset(
+    {
+        TensorProto.BFLOAT16,
+        TensorProto.FLOAT8E4M3FN,
+        TensorProto.FLOAT8E4M3FNUZ,
+        TensorProto.FLOAT8E5M2,
+        TensorProto.FLOAT8E5M2FNUZ,
+        TensorProto.INT4,
+        TensorProto.UINT4,
+    }
+)
 
 
 def _invalid(detail: str) -> RejectedError:

@@ -3,14 +3,18 @@
 Each function changes the model in place; none changes what it computes.
 """
 
-from collections.abc import Iterable, Iterator, MutableSequence
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from quarterdeck_controller.optimize.intake.graph import graphs, subgraphs, walk
+from quarterdeck_controller.optimize.intake.graph import (
+    graphs,
+    replace,
+    subgraphs,
+    walk,
+)
 
 _PLAIN = {
     "value_float": np.float32,
@@ -19,8 +23,6 @@ _PLAIN = {
     "value_ints": np.int64,
 }
 IR_VERSION = 8
-
-T = TypeVar("T")
 
 
 def hoist(model: ModelProto) -> None:
@@ -35,16 +37,16 @@ def hoist(model: ModelProto) -> None:
                 continue
             tensor.name = node.output[0]
             graph.initializer.append(tensor)
-        _replace(graph.node, kept)
+        replace(graph.node, kept)
         _densify(graph)
         names = {tensor.name for tensor in graph.initializer}
-        _replace(graph.input, [v for v in graph.input if v.name not in names])
+        replace(graph.input, [v for v in graph.input if v.name not in names])
     model.ir_version = max(model.ir_version, IR_VERSION)
 
 
 def drop_outputs(model: ModelProto, names: frozenset[str]) -> None:
     """Give the outputs called ``names`` no more."""
-    _replace(model.graph.output, [v for v in model.graph.output if v.name not in names])
+    replace(model.graph.output, [v for v in model.graph.output if v.name not in names])
 
 
 def prune(model: ModelProto) -> None:
@@ -112,8 +114,8 @@ def _prune(graph: GraphProto) -> None:
         if needed.intersection(node.output) or not any(node.output):
             kept.append(node)
             needed.update(_reads(node))
-    _replace(graph.node, reversed(kept))
-    _replace(graph.initializer, [t for t in graph.initializer if t.name in needed])
+    replace(graph.node, reversed(kept))
+    replace(graph.initializer, [t for t in graph.initializer if t.name in needed])
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
@@ -167,8 +169,8 @@ def _rename(
         ):
             thing.name = here.get(thing.name, thing.name)
     for node in graph.node:
-        _replace(node.input, [here.get(name, name) for name in node.input])
-        _replace(node.output, [here.get(name, name) for name in node.output])
+        replace(node.input, [here.get(name, name) for name in node.input])
+        replace(node.output, [here.get(name, name) for name in node.output])
         for _, inner in subgraphs(node):
             _rename(inner, here, taken, is_outer=False)
 
@@ -178,9 +180,3 @@ def _defined(graph: GraphProto) -> Iterator[str]:
     yield from (tensor.name for tensor in graph.initializer)
     for node in graph.node:
         yield from filter(None, node.output)
-
-
-def _replace(field: MutableSequence[T], values: Iterable[T]) -> None:
-    kept = list(values)
-    del field[:]
-    field.extend(kept)

@@ -8,16 +8,18 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from quarterdeck_controller.optimize.intake.graph import (
-    RECURRENT,
     attribute_of,
     size_of,
     subgraphs,
 )
+from quarterdeck_controller.optimize.intake.kinds import (
+    CONVOLUTIONS,
+    LOOKUPS,
+    PRODUCTS,
+    RECURRENT,
+)
 from quarterdeck_controller.optimize.steps import Node
 
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
-PRODUCTS = frozenset({"MatMul", "Gemm"})
-LOOKUPS = frozenset({"Gather", "GatherND", "GatherElements"})
 TABLE_BYTES = 1024
 """A smaller table is not worth a treatment."""
 
