@@ -1,5 +1,9 @@
 """Real kernels on emulated processors; skipped where the emulator is not installed."""
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +209,37 @@ def test_an_emulator_that_is_gone_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(RejectedError, match="cannot be started: No such file"):
         run_emulated(gone, asked, seconds=SECONDS)
+
+
+def test_the_emulator_ends_with_the_process_that_asked(tmp_path: Path) -> None:
+    asked = request(tmp_path, endless_model(tmp_path / "endless.onnx"), batch=1)
+    emulator("cortex-a53")
+    words = (asked.model_dump_json(), "cortex-a53")
+    parent = subprocess.Popen([sys.executable, "-c", ASK, *words])
+    started = wait_for(lambda: list(tmp_path.glob("emulated-*/processor.json")))
+
+    parent.kill()
+    parent.wait()
+
+    assert started
+    assert wait_for(lambda: not processes_of(tmp_path))
+
+
+ASK = """
+import sys
+from quarterdeck_controller.optimize.measure.emulate import find_emulator, run_emulated
+from quarterdeck_controller.optimize.steps import RunRequest
+
+asked = RunRequest.model_validate_json(sys.argv[1])
+run_emulated(find_emulator(sys.argv[2]), asked, seconds=600)
+"""
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())
 
 
 def endless_model(path: Path) -> Path:

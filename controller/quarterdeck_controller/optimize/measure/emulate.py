@@ -254,8 +254,9 @@ def _start(
     emulator: Emulator, work: Path, seconds: int, stderr: int
 ) -> subprocess.Popen[bytes]:
     program = Path(__file__).with_name("emulated_run.py")
+    words = [str(program), str(work.absolute()), str(seconds), str(os.getpid())]
     return subprocess.Popen(
-        [*emulator.command, str(program), str(work.absolute()), str(seconds)],
+        [*emulator.command, *words],
         stdin=subprocess.DEVNULL,
         stdout=stderr,
         stderr=stderr,

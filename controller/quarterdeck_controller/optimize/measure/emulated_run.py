@@ -8,8 +8,10 @@ order of the names in the request. Beside them it writes ``0-out.npz`` and so on
 loaded, so that a crash before can be told from a crash after.
 """
 
+import ctypes
 import importlib
 import json
+import os
 import platform
 import signal
 import sys
@@ -20,10 +22,14 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+PR_SET_PDEATHSIG = 1
+"""From ``linux/prctl.h``: the signal that is sent when the parent dies."""
 
-def main(folder: Path, seconds: int) -> None:
-    """Do what ``folder`` asks, in at most so many seconds."""
+
+def main(folder: Path, seconds: int, parent: int) -> None:
+    """Do what ``folder`` asks, in at most so many seconds, while ``parent`` lives."""
     signal.alarm(seconds)  # ends this process even when nobody watches it any more
+    _end_with(parent)
     _write(folder / "processor.json", processor())
     request = json.loads((folder / "request.json").read_text("utf-8"))
     session = _open(request)
@@ -51,6 +57,12 @@ def processor() -> dict[str, Any]:
     }
 
 
+def _end_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before it was told
+        sys.exit("the process that asked is gone")
+
+
 def _open(request: Mapping[str, Any]) -> ort.InferenceSession:
     options = ort.SessionOptions()
     for name, value in request["options"].items():
@@ -67,4 +79,4 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
