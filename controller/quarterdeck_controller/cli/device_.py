@@ -129,9 +129,11 @@ def show(
             raise RejectedError(Code.NOT_FOUND, f"no device {device}")
         details = _details(records, it, now)
         events = records.events.of(device, limit=10)
+        report = records.reports.get(device)
     if as_json:
         told = [_event(event) for event in events]
-        print_json({**details, "events": told})
+        machine = report.reported.capabilities.model_dump(mode="json") if report else {}
+        print_json({**details, "capabilities": machine, "events": told})
         return
     for key, value in details.items():
         if key != "v":

@@ -1,9 +1,16 @@
-"""Which instruction sets this machine has."""
+"""What this machine is, and whether it is one of a device class."""
 
+import os
 import platform
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from quarterdeck_shared.device import Isa
+from quarterdeck_controller.optimize.evaluation import LatencyKnown
+from quarterdeck_controller.optimize.profile import Profile
+from quarterdeck_shared.device import Capabilities, Isa
+
+CPU = "CPUExecutionProvider"
 
 X86: tuple[tuple[str, Isa], ...] = (
     ("avx2", "avx2"),
@@ -15,6 +22,27 @@ ARM: tuple[tuple[str, Isa], ...] = (
     ("i8mm", "i8mm"),
     ("asimdhp", "fp16"),
 )
+
+
+def latency_known(profile: Profile, isa: Sequence[str]) -> LatencyKnown:
+    """Return what a latency measured on a machine with ``isa`` is to the class. Pure.
+
+    Everything is measured on the CPU: a class with another provider is stood in for.
+    """
+    alike = set(profile.isa) <= set(isa) and not set(profile.isa_absent) & set(isa)
+    return "measured" if alike and profile.provider == CPU else "estimated"
+
+
+def machine_capabilities() -> Capabilities:
+    """Return what this machine would report as a device."""
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Capabilities(
+        isa=machine_isa(),
+        memory_mb=pages >> 20,
+        cpus=len(os.sched_getaffinity(0)),
+        runtime=version("onnxruntime"),
+        providers=(CPU,),
+    )
 
 
 def machine_isa() -> tuple[Isa, ...]:
