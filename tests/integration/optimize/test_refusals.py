@@ -75,15 +75,6 @@ def features(count: int = 40, *shape: int) -> dict[str, Array]:
     return {"x": RNG.standard_normal((count, *(shape or (8,)))).astype(np.float32)}
 
 
-def external() -> Model:
-    model = build([helper.make_node("MatMul", ["x", "w"], ["y"])], [weight("w", 8, 4)])
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="weights.bin")
-    return model
-
-
 def quantized() -> Model:
     one = numpy_helper.from_array(np.array(0.1, np.float32), "s")
     zero = numpy_helper.from_array(np.array(0, np.uint8), "z")
@@ -101,7 +92,6 @@ REFUSED: dict[str, tuple[Callable[[], Model | bytes], str]] = {
     "text": (lambda: b"this is no model\n" * 20, "not an ONNX model"),
     "truncated": (lambda: trained().SerializeToString()[:5000], "not an ONNX model"),
     "no graph": (lambda: Model(ir_version=8).SerializeToString(), "holds no graph"),
-    "external data": (external, "in other files (weights.bin)"),
     "quantized": (quantized, "already quantized (1 "),
     "custom domain": (
         lambda: build(
@@ -116,10 +106,6 @@ REFUSED: dict[str, tuple[Callable[[], Model | bytes], str]] = {
     "fixed batch": (
         lambda: build([helper.make_node("Relu", ["x"], ["y"])], shape=(4, 8)),
         "fixed batch of 4",
-    ),
-    "scalar input": (
-        lambda: build([helper.make_node("Relu", ["x"], ["y"])], shape=()),
-        "no dimension for the samples",
     ),
     "strings": (
         lambda: build(

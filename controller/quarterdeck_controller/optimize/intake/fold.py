@@ -27,6 +27,7 @@ from quarterdeck_controller.optimize.session import DEFAULT, open_with, options_
 
 GROWTH = 1 << 20
 """A folded constant may be this much larger than what it is made of, bytes."""
+FEW_BYTES = 1024
 SWELLING = frozenset({"Expand", "Tile", "ConstantOfShape", "Range", "OneHot", "Pad"})
 """Make much out of little; their results may not outgrow their inputs by far."""
 KEPT = RANDOM | {"QuantizeLinear", "DequantizeLinear", "Dropout", "Resize", "Loop"}
@@ -37,17 +38,8 @@ NOT_WANTED = ["ConstantSharing"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A constant, and the graph that holds it; ``depth`` counts from the outermost."""
-
-    tensor: TensorProto
-    graph: GraphProto
-    depth: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Folding:
-    """What is known so far; no two tensors share a name, so one table will do.
+    """What is known so far.
 
     Attributes:
         made: Results by what made them.
@@ -55,7 +47,7 @@ class _Folding:
     """
 
     model: ModelProto
-    known: dict[str, _Held] = field(default_factory=dict)
+    known: dict[str, TensorProto]
     made: dict[bytes, list[str]] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
 
@@ -63,19 +55,18 @@ class _Folding:
 def fold_constants(model: ModelProto) -> ModelProto:
     """Replace nodes of constants by what they give, as long as the file stays small.
 
-    What a subgraph makes of outer constants is held where these are, once, however
-    many subgraphs make the same.
+    What several subgraphs make of the same constants is held once.
 
     Args:
-        model: No two of its tensors share a name.
+        model: Its constants are in the outermost graph and no two of its tensors share
+            a name (``tidy.lift``).
     """
-    _fold_graph(_Folding(model), model.graph, 0)
+    known = {tensor.name: tensor for tensor in model.graph.initializer}
+    _fold_graph(_Folding(model, known), model.graph)
     return model
 
 
-def _fold_graph(folding: _Folding, graph: GraphProto, depth: int) -> None:
-    for tensor in graph.initializer:
-        folding.known[tensor.name] = _Held(tensor, graph, depth)
+def _fold_graph(folding: _Folding, graph: GraphProto) -> None:
     outputs = {value.name for value in graph.output}
     kept = []
     for node in graph.node:
@@ -84,37 +75,46 @@ def _fold_graph(folding: _Folding, graph: GraphProto, depth: int) -> None:
             continue
         kept.append(node)
         for _, inner in subgraphs(node):
-            _fold_graph(folding, inner, depth + 1)
+            _fold_graph(folding, inner)
     replace(graph.node, kept)
     for value in graph.output:
         value.name = folding.renamed.get(value.name, value.name)
 
 
 def _fold_node(folding: _Folding, node: NodeProto) -> bool:
-    inputs = [folding.known.get(name) for name in node.input if name]
-    held = [one for one in inputs if one is not None]
-    if len(held) < len(inputs) or not _is_foldable(node, [one.tensor for one in held]):
+    names = [name for name in node.input if name]
+    inputs = [folding.known[name] for name in names if name in folding.known]
+    if len(inputs) < len(names) or not _is_foldable(node, inputs):
         return False
-    same = _signature(node)
+    same = _signature(node, inputs)
     if same not in folding.made:
-        tensors = _compute(folding.model, node, [one.tensor for one in held])
-        if tensors is None:
+        made = _compute(folding.model, node, inputs)
+        if made is None:
             return False
-        owner = max(held, key=lambda one: one.depth)
-        for tensor in tensors:
-            owner.graph.initializer.append(tensor)
-            folding.known[tensor.name] = _Held(tensor, owner.graph, owner.depth)
-        folding.made[same] = [tensor.name for tensor in tensors]
-    made = folding.made[same]
-    folding.renamed.update(zip(filter(None, node.output), made, strict=True))
+        folding.model.graph.initializer.extend(made)
+        folding.known.update({tensor.name: tensor for tensor in made})
+        folding.made[same] = [tensor.name for tensor in made]
+    names = [name for name in node.output if name]
+    folding.renamed.update(zip(names, folding.made[same], strict=True))
     return True
 
 
-def _signature(node: NodeProto) -> bytes:
-    """Return what tells nodes apart that make the same from those that do not."""
-    bare = NodeProto(op_type=node.op_type, input=node.input, attribute=node.attribute)
+def _signature(node: NodeProto, inputs: Sequence[TensorProto]) -> bytes:
+    """Return what is the same for nodes that make the same.
+
+    Constants of a few bytes are told by their content, for every subgraph has its own.
+    """
+    bare = NodeProto(op_type=node.op_type, attribute=node.attribute)
     bare.output.extend("." if name else "" for name in node.output)
-    return bytes(bare.SerializeToString(deterministic=True))
+    bare.input.extend("." if name else "" for name in node.input)
+    words = [bytes(bare.SerializeToString(deterministic=True))]
+    for tensor in inputs:
+        if size_of(tensor) > FEW_BYTES:
+            words.append(tensor.name.encode())
+            continue
+        array = numpy_helper.to_array(tensor)
+        words.append(f"{tensor.data_type} {array.shape} ".encode() + array.tobytes())
+    return b"\0".join(words)
 
 
 def _is_foldable(node: NodeProto, inputs: Sequence[TensorProto]) -> bool:

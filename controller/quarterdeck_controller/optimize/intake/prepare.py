@@ -105,7 +105,9 @@ def _find_reference(work: Work) -> None:
             work.notes += [note] if note else []
             return
     assert refused is not None
-    told = refused.detail.replace("the model", "the float model", 1)
+    told = refused.detail
+    for doing in ("open", "run"):
+        told = told.replace(f"cannot {doing} the model", "cannot run the float model")
     raise RejectedError(Code.MODEL_INVALID, told) from refused
 
 
@@ -158,7 +160,7 @@ def _convert(work: Work) -> None:
 
 
 def _fold(work: Work, *, is_apart: bool) -> None:
-    work.try_step("telling tensors apart", changing(tidy.name_values))
+    work.try_step("telling tensors apart", changing(tidy.lift))
     work.try_step("folding constants", fold.fold_constants)
     work.try_step("removing what nothing uses", changing(tidy.prune))
     work.try_step("dropping stale shapes", changing(tidy.forget_shapes))
@@ -173,7 +175,7 @@ def _fold(work: Work, *, is_apart: bool) -> None:
 
 
 def _finish(work: Work) -> None:
-    work.try_step("telling tensors apart", changing(tidy.name_values))
+    work.try_step("telling tensors apart", changing(tidy.lift))
     work.try_step("inferring shapes", opset.infer_shapes)
     work.try_step("lowering the IR version", opset.lower_ir)
     tidy.name_nodes(work.model)

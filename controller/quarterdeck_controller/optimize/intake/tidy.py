@@ -65,9 +65,16 @@ def name_nodes(model: ModelProto) -> None:
     _name(model.graph, "", set())
 
 
-def name_values(model: ModelProto) -> None:
-    """Let no two tensors share a name, not even in two branches."""
+def lift(model: ModelProto) -> None:
+    """Hold every constant in the outermost graph, under a name of its own.
+
+    No two tensors share a name then, not even in two branches.
+    """
     _rename(model.graph, {}, _outer_names(model.graph), is_outer=True)
+    for graph in graphs(model.graph):
+        if graph is not model.graph:
+            model.graph.initializer.extend(graph.initializer)
+            del graph.initializer[:]
 
 
 def _constant(node: NodeProto) -> TensorProto | None:
