@@ -1,35 +1,40 @@
 """``quarterdeck model``: quantize, inspect and evaluate models."""
 
+import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from quarterdeck_controller.cli.options import JsonOption
 from quarterdeck_controller.cli.output import (
     EXIT_REFUSED,
-    err,
     out,
     print_json,
     print_table,
 )
-from quarterdeck_controller.optimize.data.samples import Data, load_samples
-from quarterdeck_controller.optimize.evaluate import Scored, evaluate_model
-from quarterdeck_controller.optimize.evaluation import Evaluation
-from quarterdeck_controller.optimize.optimizer import Options, optimize_all
-from quarterdeck_controller.optimize.optimizer import Progress as Step
+from quarterdeck_controller.cli.watching import watched
+from quarterdeck_controller.optimize.data.samples import Data
+from quarterdeck_controller.optimize.evaluate import Result, evaluate_model
+from quarterdeck_controller.optimize.intake.hard import hard_for
+from quarterdeck_controller.optimize.optimizer import (
+    Optimization,
+    Options,
+    optimize_all,
+)
 from quarterdeck_controller.optimize.profile import DEFAULT_CLASSES, load_profile
 from quarterdeck_controller.optimize.recipe import KINDS, Kind
-from quarterdeck_controller.optimize.report.table import report
+from quarterdeck_controller.optimize.report.table import number, report
 from quarterdeck_controller.optimize.sandbox import Sandbox
-from quarterdeck_controller.optimize.search import trial
+from quarterdeck_controller.optimize.search.cache import default_folder
+from quarterdeck_controller.optimize.search.ready import inspect as inspect_model
 from quarterdeck_controller.optimize.steps import Source, Tensor
 from quarterdeck_controller.optimize.write import check_writable, write
 from quarterdeck_shared.codes import Code
@@ -38,6 +43,9 @@ from quarterdeck_shared.errors import RejectedError
 app = typer.Typer(no_args_is_help=True)
 
 ModelArgument = Annotated[Path, typer.Argument(help="A float ONNX model.")]
+_DEFAULT = ", ".join(DEFAULT_CLASSES)
+SOURCES = ".npz, .npy, a folder, or a Python function file.py:name"
+METRICS = "top1, topk:k=5, f1, map, cer, exact, rmse, sisdr, recall, cosine, ..."
 MAX_LABELS_BYTES = 1 << 20
 
 
@@ -47,20 +55,34 @@ def optimize(
     *,
     name: Annotated[str, typer.Option(help="Name of the model, for its releases.")],
     calibration: Annotated[
-        Path,
-        typer.Option(
-            help="Samples that ranges are taken from: .npz, an array per input."
-        ),
+        str, typer.Option(help=f"Samples that ranges are taken from: {SOURCES}.")
     ],
     evaluation: Annotated[
-        Path,
-        typer.Option(help="Other samples, with 'labels' where known, that judge."),
+        str,
+        typer.Option(
+            help="Other samples, with labels where known: half of them choose, the "
+            "others judge."
+        ),
     ],
+    metric: Annotated[
+        str,
+        typer.Option(help=f"{METRICS}; default: what fits the labels."),
+    ] = "",
     device_class: Annotated[
         list[str] | None,
         typer.Option(
-            "--class", help="A class or a profile file; default: every class."
+            "--class", help=f"A class or a profile file; default: {_DEFAULT}."
         ),
+    ] = None,
+    qat: Annotated[
+        bool,
+        typer.Option(
+            "--qat", help="Train the integers where nothing cheaper meets the budget."
+        ),
+    ] = False,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(help="Begin nothing new after so long: 90s, 10m, 1h."),
     ] = None,
     out_folder: Annotated[
         Path, typer.Option("--out", help="Where the variants go.")
@@ -79,10 +101,14 @@ def optimize(
             "--keep-refused", help="Write the nearest miss of a refused class."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Draws the golden vectors.", min=0)] = 0,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Use nothing that an earlier run has found."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Splits the samples, trains.", min=0)] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Quantize a float model for each device class, or say why not.
+    """Find the best integer variant of a float model for each device class.
 
     Exit code 0 when every class was accepted, 3 when some were refused.
     """
@@ -91,55 +117,82 @@ def optimize(
     options = Options(
         name=name,
         labels=_read_labels(labels),
+        metric=metric,
         seed=seed,
-        recipes=tuple(_kind(word) for word in recipe or ()),
+        kinds=tuple(_kind(word) for word in recipe or ()),
+        qat=qat,
+        time_budget_s=_seconds(time_budget),
+        cache=None if fresh else default_folder(),
     )
-    data = Data(load_samples(calibration), load_samples(evaluation))
-    with _stoppable(), _shown(silent=json) as show:
-        results = optimize_all(model, data, profiles, options=options, on_progress=show)
+    names = [profile.name for profile in profiles]
+    with _stoppable(), watched(names, silent=json) as show:
+        results = optimize_all(
+            model,
+            Data(calibration, evaluation),
+            profiles,
+            options=options,
+            on_progress=show,
+        )
     folders = [write(one, out_folder, keep_refused=keep_refused) for one in results]
-    evaluations = [result.evaluation for result in results]
-    _tell(evaluations, folders, json=json)
+    _tell(results, folders, json=json)
     if not all(result.accepted for result in results):
         raise typer.Exit(EXIT_REFUSED)
 
 
 @app.command()
-def inspect(model: ModelArgument, *, json: JsonOption = False) -> None:
-    """Show what a model is made of, and what will be hard."""
+def inspect(
+    model: ModelArgument,
+    *,
+    device_class: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Say what will be hard for this class."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what a model is made of, and what will be hard, by class."""
+    profiles = [load_profile(k) for k in device_class or DEFAULT_CLASSES]
     with _stoppable(), tempfile.TemporaryDirectory() as folder:
-        source = trial.inspect(Sandbox(Path(folder)), model)
+        source = inspect_model(Sandbox(Path(folder)), model)
+    hard = {profile.name: hard_for(source, profile) for profile in profiles}
     if json:
-        print_json(source.model_dump(mode="json"))
+        print_json(source.model_dump(mode="json") | {"hard": hard})
         return
     print_table(("", ""), list(_facts(source)), title=model.name)
     for note in source.notes:
         out.print(f"  {note}", style="yellow", markup=False)
+    for name, notes in hard.items():
+        for note in notes:
+            out.print(f"  {name}: {note}", style="yellow", markup=False)
 
 
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Any ONNX model, quantized or not.")],
     *,
-    evaluation: Annotated[Path, typer.Option(help="Samples with 'labels': .npz.")],
+    evaluation: Annotated[str, typer.Option(help=f"Samples with labels: {SOURCES}.")],
+    metric: Annotated[
+        str, typer.Option(help=f"{METRICS}; default: what fits the labels.")
+    ] = "",
     json: JsonOption = False,
 ) -> None:
-    """Run a model on labelled samples: accuracy, latency, memory."""
+    """Run a model on labelled samples: score, latency, memory."""
     with _stoppable():
-        scored = evaluate_model(model, load_samples(evaluation))
+        scored = evaluate_model(model, evaluation, metric=metric)
     if json:
         print_json(scored.model_dump(mode="json"))
         return
     print_table(("", ""), list(_result(scored)), title=model.name)
+    for note in scored.notes:
+        out.print(f"  {note}", style="yellow", markup=False)
 
 
 def _tell(
-    evaluations: Sequence[Evaluation], folders: Sequence[Path], *, json: bool
+    results: Sequence[Optimization], folders: Sequence[Path], *, json: bool
 ) -> None:
     if json:
-        print_json([one.model_dump(mode="json") for one in evaluations])
+        print_json([one.evaluation.model_dump(mode="json") for one in results])
         return
-    out.print(report(evaluations))
+    out.print(report([(one.evaluation, one.story) for one in results]))
     for folder in folders:
         out.print(str(folder), style="dim", markup=False)
 
@@ -159,17 +212,30 @@ def _tensor(tensor: Tensor) -> str:
     return f"{tensor.name} {tensor.dtype} {dims}"
 
 
-def _result(scored: Scored) -> Iterator[tuple[str, str]]:
-    low, high = (100 * end for end in scored.ci95)
-    share = f"{100 * scored.score:.1f} % ({low:.1f}-{high:.1f})"
-    yield "accuracy", f"{share}, n={scored.samples}"
+def _result(scored: Result) -> Iterator[tuple[str, str]]:
+    low, high = (number(end, scored.unit) for end in scored.ci95)
+    share = f"{number(scored.score, scored.unit)} {scored.unit} ({low}-{high})"
+    yield scored.metric, f"{share}, n={scored.samples}"
     times = scored.latency
     yield (
         "latency",
         f"p50 {times.p50_ms:.3f} ms, p90 {times.p90_ms:.3f}, p99 {times.p99_ms:.3f}",
     )
-    yield "peak memory", f"{scored.peak_memory_mb:.0f} MiB"
+    yield "processor", f"{times.cpu_ms:.3f} ms of processor time an inference"
+    memory = f"{scored.peak_memory_mb:.0f} MiB, loads in {scored.load_ms:.0f} ms"
+    yield "peak memory", memory
     yield "size", f"{scored.bytes:,} bytes"
+
+
+def _seconds(text: str | None) -> float:
+    if text is None:
+        return inf
+    found = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)([smh]?)", text.strip())
+    if found is None:
+        raise RejectedError(
+            Code.NOT_ALLOWED, f"--time-budget {text!r}: say 90s, 10m or 1h"
+        )
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _kind(word: str) -> Kind:
@@ -219,17 +285,3 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _shown(*, silent: bool) -> Iterator[Callable[[Step], None]]:
-    """Yield what shows progress, on standard error and only to a person."""
-    if silent or not err.is_terminal:
-        yield lambda _: None
-        return
-    columns = (BarColumn(24), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        row = bar.add_task("looking at the model", total=None)
-        yield lambda step: bar.update(
-            row, completed=step.done, total=step.total, description=step.sentence
-        )

@@ -35,8 +35,9 @@ Act = Callable[[Stage], Seen]
 
 def optimize_first(stage: Stage) -> Seen:
     """Quantize version 1 for every class and sign the release."""
-    evaluations = stage.optimize(1, "variants-1")
-    stage.screen.show(report(evaluations))
+    results = stage.search(1, "variants-1")
+    stage.screen.show(report([(one.evaluation, one.story) for one in results]))
+    evaluations = [one.evaluation for one in results]
     release = stage.release(1, "variants-1")
     accepted = [one for one in evaluations if one.decision == "accepted"]
     return Seen(
@@ -77,7 +78,7 @@ def refuse_broken(stage: Stage) -> Seen:
         2,
         "variants-broken",
         calibration=stage.material.raw_calibration,
-        recipes=("static",),
+        kinds=("static",),
     )
     refused = all(one.decision == "refused" for one in evaluations)
     stage.release(

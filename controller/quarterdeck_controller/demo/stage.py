@@ -14,11 +14,15 @@ from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.fleet.inventory import enrol
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
-from quarterdeck_controller.optimize.data.samples import Data, load_samples
+from quarterdeck_controller.optimize.data.samples import Data
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.measure.machine import machine_isa
-from quarterdeck_controller.optimize.optimizer import Options, optimize_all
-from quarterdeck_controller.optimize.profile import load_profile, profile_names
+from quarterdeck_controller.optimize.optimizer import (
+    Optimization,
+    Options,
+    optimize_all,
+)
+from quarterdeck_controller.optimize.profile import DEFAULT_CLASSES, load_profile
 from quarterdeck_controller.optimize.recipe import Kind
 from quarterdeck_controller.optimize.write import write
 from quarterdeck_controller.release.assemble import create_release
@@ -95,24 +99,39 @@ class Stage:
         *,
         calibration: Path | None = None,
         evaluation: Path | None = None,
-        recipes: tuple[Kind, ...] = (),
+        kinds: tuple[Kind, ...] = (),
     ) -> tuple[Evaluation, ...]:
         """Quantize float model ``version`` for every class into the folder ``out``."""
+        results = self.search(
+            version, out, calibration=calibration, evaluation=evaluation, kinds=kinds
+        )
+        return tuple(result.evaluation for result in results)
+
+    def search(
+        self,
+        version: int,
+        out: str,
+        *,
+        calibration: Path | None = None,
+        evaluation: Path | None = None,
+        kinds: tuple[Kind, ...] = (),
+    ) -> tuple[Optimization, ...]:
+        """Do the same and return everything that was found."""
         data = Data(
-            load_samples(calibration or self.material.calibration),
-            load_samples(evaluation or self.material.evaluation),
+            calibration or self.material.calibration,
+            evaluation or self.material.evaluation,
         )
         labels = tuple(self.material.labels.read_text("utf-8").split())
         results = optimize_all(
             float_model(version),
             data,
-            [load_profile(name) for name in profile_names()],
-            options=Options(name=MODEL, labels=labels, recipes=recipes),
+            [load_profile(name) for name in DEFAULT_CLASSES],
+            options=Options(name=MODEL, labels=labels, kinds=kinds),
             on_progress=lambda step: self.screen.status(f"optimize: {step.sentence}"),
         )
         for result in results:
             write(result, self.folder / out, keep_refused=True)
-        return tuple(result.evaluation for result in results)
+        return results
 
     def release(
         self, version: int, out: str, *, override: str | None = None
@@ -192,7 +211,7 @@ def make_home(folder: Path, clock: Clock) -> Home:
     """Make the demo's fleet home, its broker on a free port of loopback."""
     settings = Settings(
         fleet="demo",
-        classes=tuple(profile_names()),
+        classes=DEFAULT_CLASSES,
         broker=BrokerSettings(port=_free_port()),
         chunk_bytes=CHUNK_BYTES,
         transfer_bytes_s=TRANSFER_BYTES_S,

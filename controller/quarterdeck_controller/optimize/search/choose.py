@@ -11,8 +11,8 @@ TELLS = 0.05
 """A latency ratio up to a twentieth past its limit is not told apart from it."""
 TIE = 0.1
 """Latencies within a tenth of the best are equal when candidates are compared."""
-SIZE_TIE = 0.03
-MEMORY_TIE = 0.03
+SIZE_TIE = 0.1
+MEMORY_TIE = 0.05
 
 Axis = Callable[[Figures], float]
 Kind = Literal["quality", "size", "latency", "memory", "golden"]
@@ -82,7 +82,7 @@ def best(candidates: Sequence[Candidate], profile: Profile) -> Candidate | None:
         fitting = [
             one for one in fitting if key(_figures(one)) <= least * (1 + tie) + 1e-12
         ]
-    return min(fitting, key=lambda one: (_figures(one).loss, one.recipe.name))
+    return min(fitting, key=_last)
 
 
 def nearest(candidates: Sequence[Candidate], profile: Profile) -> Candidate | None:
@@ -198,6 +198,16 @@ def _order(profile: Profile) -> tuple[tuple[Axis, float], ...]:
 def _dominates(one: Candidate, other: Candidate) -> bool:
     first, second = _axes(one), _axes(other)
     return first != second and all(a <= b for a, b in zip(first, second, strict=True))
+
+
+def _last(candidate: Candidate) -> tuple[float, float, str]:
+    """Return what decides among equals: accuracy, speed, and then only order."""
+    figures = _figures(candidate)
+    return (
+        round(figures.loss, 1),
+        round(figures.latency_ratio, 2),
+        candidate.recipe.name,
+    )
 
 
 def _axes(candidate: Candidate) -> tuple[float, float, float]:

@@ -69,7 +69,7 @@ def confirm(
     Raises:
         RejectedError: ``MODEL_INVALID`` when the float model does not run.
     """
-    left, failed = list(candidates), []
+    left, failed = list(candidates), list[str]()
     verdict: Verdict | None = None
     for look in range(1, LOOKS + 1):
         chosen = best(left, trials.profile)

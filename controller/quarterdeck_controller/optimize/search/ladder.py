@@ -317,9 +317,10 @@ def _lead(state: _State) -> tuple[Candidate | None, str]:
         return None, f"{taken.recipe.name} meets the budget and integers gain nothing"
     lead = min(pays, key=lambda one: (_figures(one).loss, one.recipe.name))
     if taken is None:
-        told = f"nothing meets the budget; {lead.recipe.name} {_lost(lead)}"
+        told = "nothing meets the budget"
     else:
-        told = f"{lead.recipe.name} would beat {taken.recipe.name} but {_lost(lead)}"
+        told = f"{lead.recipe.name} would beat {taken.recipe.name}"
+    told = f"{told}, but {_lost(lead, state.profile)}"
     return lead, told
 
 
@@ -350,11 +351,9 @@ def _pays(candidate: Candidate, taken: Candidate, state: _State) -> bool:
     return gained <= had * 1.02 and new.latency_ratio < old.latency_ratio * GAIN
 
 
-def _lost(candidate: Candidate) -> str:
-    figures = _figures(candidate)
-    if figures.labelled:
-        return f"loses {figures.drop_points:.1f} points"
-    return f"agrees with float on {100 * figures.agreement:.1f} % only"
+def _lost(candidate: Candidate, profile: Profile) -> str:
+    found = misses(_figures(candidate), profile)
+    return found[0].sentence if found else "meets the budget"
 
 
 def _repairs_for(state: _State) -> list[Repair]:

@@ -35,6 +35,7 @@ from quarterdeck_controller.optimize.search.story import (
     Tried,
 )
 from quarterdeck_controller.optimize.search.trial import kernels_of
+from quarterdeck_shared.index import Golden
 
 BLOCK = 1 << 20
 MOST_CLASSES = 1024
@@ -227,7 +228,7 @@ def _after(verdict: Verdict) -> str:
 
 def _thresholds(
     ready: Ready, profile: Profile, verdict: Verdict | None, known: LatencyKnown
-) -> golden.Golden:
+) -> Golden:
     expected = ready.vectors[profile.golden.count].expected
     if verdict is None or not verdict.accepted:
         return golden.thresholds(expected, None, profile.golden)
