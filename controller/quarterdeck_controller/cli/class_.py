@@ -264,8 +264,8 @@ def _print_report(report: LatencyReport) -> None:
         for name, spent in (("variant", report.variant), ("float", report.reference))
     ]
     columns = ("", "p50 ms", "p90 ms", "CPU ms")
-    title = f"{report.device_class}: x {report.ratio:.3f} of float"
-    print_table(columns, rows, title=title, right=columns[1:])
+    out.print(f"{report.device_class}: {report.ratio:.2f} of float's time")
+    print_table(columns, rows, right=columns[1:])
 
 
 def _flat(sections: dict[str, object]) -> list[tuple[str | None, dict[str, object]]]:
