@@ -1,0 +1,1 @@
+"""ONNX operators in PyTorch, so that a graph can be differentiated."""
