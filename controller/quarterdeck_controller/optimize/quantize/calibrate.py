@@ -1,4 +1,4 @@
-"""Find the spread of every float tensor, from streamed samples. Runs in a child.
+"""Find the spread of what may be quantized, from streamed samples. Runs in a child.
 
 The samples pass once. Tensors are exposed as outputs in groups of limited size, and a
 group is folded into its histograms before the next batch: memory is flat in the number
@@ -18,11 +18,15 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 from quarterdeck_controller.optimize.data.stored import Feed, Stored
+from quarterdeck_controller.optimize.quantize.flow import JOINING, MOVERS
+from quarterdeck_controller.optimize.quantize.graph import Index, keep_ancestors
 from quarterdeck_controller.optimize.quantize.spread import (
     Array,
     Spread,
     save_spreads,
 )
+from quarterdeck_controller.optimize.quantize.treatment import ACCELERATED
+from quarterdeck_controller.optimize.session import open_with
 from quarterdeck_controller.optimize.steps import Calibrated, CalibrateRequest
 
 BINS = 4096
@@ -32,6 +36,9 @@ SAMPLED = 1 << 14
 taken over all."""
 STRIDES = (1, 3, 7, 13, 29, 61, 127, 251, 509, 1021, 2039, 4093, 8191, 16381, 32749)
 """Primes, so that taking every n-th value does not always hit the same channels."""
+WEIGHTS = "weights.bin"
+SMALL_BYTES = 1 << 10
+ALIGNMENT = 4096
 GROUP_BYTES = 64 << 20
 UNKNOWN_BYTES = 4 << 20
 """Taken as the size of a tensor whose shape cannot be told before it is computed."""
@@ -42,6 +49,7 @@ CHANNEL_AXES: Mapping[str, int] = {
     "Gemm": -1,
 }
 MAX_CHANNELS = 1 << 16
+FOLLOWING = frozenset((*JOINING, *MOVERS, "Relu", "Clip"))
 
 
 def calibrate(request: CalibrateRequest) -> Calibrated:
@@ -62,7 +70,7 @@ def calibrate(request: CalibrateRequest) -> Calibrated:
 def observe(
     model: Path, stored: Stored, batch: int, scratch: Path
 ) -> dict[str, Spread]:
-    """Return the spread of every float tensor that was ever not empty.
+    """Return the spread of every tensor that may be quantized and was ever not empty.
 
     Args:
         model: A prepared graph.
@@ -70,15 +78,42 @@ def observe(
         batch: At most so many samples at once.
         scratch: An empty folder for what must be written on the way.
     """
-    plan = _plan(model, next(stored.batches(1)), batch)
+    light = _without_weights(model, scratch)
+    plan = _plan(light, next(stored.batches(1)), batch)
     seen = {name: _Seen(plan.channel_axes.get(name)) for name in plan.names}
-    for number, names in enumerate(plan.groups):
-        session = _session(model, names, scratch / f"{number}.onnx")
+    for names in plan.groups:
+        session = _session(light, names, scratch / "group.onnx")
         for feed in stored.batches(plan.batch):
-            for name, array in zip(names, session.run(list(names), feed), strict=True):
+            fed = {value.name: feed[value.name] for value in session.get_inputs()}
+            for name, array in zip(names, session.run(list(names), fed), strict=True):
                 seen[name].add(array)
         del session
     return {name: one.spread() for name, one in seen.items() if one.count}
+
+
+def _without_weights(path: Path, scratch: Path) -> onnx.ModelProto:
+    """Return the graph with its weights in a file of ``scratch``.
+
+    The runtime maps them from there, and each group's graph costs next to nothing.
+    """
+    model = onnx.load(path)
+    with (scratch / WEIGHTS).open("wb") as file:
+        for tensor in model.graph.initializer:
+            if tensor.ByteSize() < SMALL_BYTES:
+                continue
+            data = onnx.numpy_helper.to_array(tensor).tobytes()
+            file.write(b"\0" * (-file.tell() % ALIGNMENT))
+            bare = TensorProto(name=tensor.name, data_type=tensor.data_type)
+            bare.dims.extend(tensor.dims)
+            bare.data_location = TensorProto.EXTERNAL
+            entries = {"location": WEIGHTS, "offset": file.tell(), "length": len(data)}
+            for key, value in entries.items():
+                bare.external_data.add(key=key, value=str(value))
+            file.write(data)
+            tensor.CopyFrom(bare)
+    light = onnx.ModelProto.FromString(model.SerializeToString())
+    del model
+    return light
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +129,9 @@ class _Plan:
         return (name for group in self.groups for name in group)
 
 
-def _plan(path: Path, feed: Feed, batch: int) -> _Plan:
-    model = onnx.load(path, load_external_data=False)
-    sizes = _sizes(model, feed)
+def _plan(model: onnx.ModelProto, feed: Feed, batch: int) -> _Plan:
+    wanted = _wanted(Index.of(model.graph))
+    sizes = {k: size for k, size in _sizes(model, feed).items() if k in wanted}
     fits = GROUP_BYTES // max(sum(sizes.values()), 1)
     batch = max(1, min(batch, fits))
     groups = _grouped({name: size * batch for name, size in sizes.items()})
@@ -106,6 +141,23 @@ def _plan(path: Path, feed: Feed, batch: int) -> _Plan:
         if node.op_type in CHANNEL_AXES and not node.domain
     }
     return _Plan(groups, batch, axes)
+
+
+def _wanted(index: Index) -> set[str]:
+    """Return what may be quantized: what products take and give, and what follows.
+
+    Inputs and outputs of the model are among them, for whoever watches for drift.
+    """
+    found = {*index.inputs, *index.outputs}
+    integers: set[str] = set()
+    for node in index.graph.node:
+        flowing = [name for name in node.input if name not in index.constants]
+        follows = node.op_type in FOLLOWING and integers.issuperset(flowing)
+        if node.op_type in ACCELERATED:
+            found.update(flowing)
+        if node.op_type in ACCELERATED or follows:
+            integers.update(node.output)
+    return found | integers
 
 
 def _sizes(model: onnx.ModelProto, feed: Feed) -> dict[str, int]:
@@ -163,28 +215,18 @@ def _grouped(sizes: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for group in groups)
 
 
-def _session(model: Path, names: Sequence[str], path: Path) -> ort.InferenceSession:
-    """Return a session of the model whose outputs are the tensors called ``names``.
-
-    External weights are found where they are: the graph is then written beside them.
-    """
-    proto = onnx.load(model, load_external_data=False)
-    del proto.graph.output[:]
+def _session(
+    light: onnx.ModelProto, names: Sequence[str], path: Path
+) -> ort.InferenceSession:
+    """Return a session of the part of the model that makes the tensors ``names``."""
+    model = onnx.ModelProto()
+    model.CopyFrom(light)
+    keep_ancestors(model.graph, names)
     for name in names:
         value = onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-        proto.graph.output.append(value)
-    external = any(
-        tensor.data_location == TensorProto.EXTERNAL
-        for tensor in proto.graph.initializer
-    )
-    if external:
-        path = model.with_name(f".{path.parent.name}-{path.name}")
-    try:
-        path.write_bytes(proto.SerializeToString())
-        del proto
-        return ort.InferenceSession(str(path), _options(), ["CPUExecutionProvider"])
-    finally:
-        path.unlink(missing_ok=True)
+        model.graph.output.append(value)
+    path.write_bytes(model.SerializeToString())
+    return open_with(path, _options())
 
 
 def _options() -> ort.SessionOptions:
@@ -246,8 +288,8 @@ class _Seen:
         self.zeros += values.size - nonzero.size
         if nonzero.size and self.exponent is not None:
             scale = BINS * 2.0**-self.exponent
-            at = np.floor(nonzero.astype(np.float64) * scale).astype(np.int64) + BINS
-            at = np.clip(at, 0, 2 * BINS - 1)
+            at = np.floor(nonzero * np.float32(scale)).astype(np.int32) + BINS
+            np.minimum(at, 2 * BINS - 1, out=at)
             self.counts += np.bincount(at, minlength=2 * BINS)
 
     def _widen(self, exponent: int) -> None:

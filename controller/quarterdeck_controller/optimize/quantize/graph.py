@@ -19,7 +19,8 @@ class Index:
     """What is where in one graph.
 
     Attributes:
-        constants: Initializers that cannot be fed, by name.
+        constants: Initializers that cannot be fed, by name, of the graphs around it
+            too.
         makers: The node that makes a tensor.
         readers: The nodes of this graph, not of its subgraphs, that read a tensor.
         captured: Names that subgraphs read from this graph.
@@ -36,17 +37,26 @@ class Index:
     outputs: frozenset[str]
 
     @classmethod
-    def of(cls, graph: onnx.GraphProto) -> "Index":
-        """Return the index of ``graph``, which must not change while it is used."""
+    def of(cls, graph: onnx.GraphProto, around: "Index | None" = None) -> "Index":
+        """Return the index of ``graph``, which must not change while it is used.
+
+        Args:
+            graph: A graph.
+            around: Of the graph that it is inside of, whose constants it sees.
+        """
         inputs = frozenset(value.name for value in graph.input)
         readers: dict[str, list[NodeProto]] = {}
         for node in graph.node:
             for name in dict.fromkeys(node.input):
                 readers.setdefault(name, []).append(node)
+        makers = {name: node for node in graph.node for name in node.output if name}
+        outer = {} if around is None else around.constants
+        own = {t.name: t for t in graph.initializer}
+        hidden = inputs | makers.keys()
         return cls(
             graph=graph,
-            constants={t.name: t for t in graph.initializer if t.name not in inputs},
-            makers={name: node for node in graph.node for name in node.output if name},
+            constants={k: t for k, t in {**outer, **own}.items() if k not in hidden},
+            makers=makers,
             readers=readers,
             captured=frozenset(
                 name for node in graph.node for name in captured_names(node)
@@ -82,6 +92,17 @@ def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     for node in graph.node:
         for inner in subgraphs(node):
             yield from all_graphs(inner)
+
+
+def indexed(
+    graph: onnx.GraphProto, around: Index | None = None
+) -> Iterator[tuple[onnx.GraphProto, Index]]:
+    """Yield ``graph`` and every graph inside it with their indices, the outer first."""
+    index = Index.of(graph, around)
+    yield graph, index
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from indexed(inner, index)
 
 
 def captured_names(node: NodeProto) -> Iterator[str]:
@@ -168,6 +189,20 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     nodes = [copy_node(graph.node[number]) for number in order]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def keep_ancestors(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Keep of ``graph`` only what makes the tensors ``names``, and no outputs."""
+    needed = set(names)
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            needed.update(captured_names(node))
+            kept.append(copy_node(node))
+    del graph.node[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(reversed(kept))
+    drop_unused(graph)
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:

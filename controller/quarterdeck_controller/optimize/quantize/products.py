@@ -17,8 +17,8 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from quarterdeck_controller.optimize.quantize.graph import (
     Array,
     Index,
-    all_graphs,
     copy_node,
+    indexed,
     integer,
     make_node,
     named_input,
@@ -53,8 +53,8 @@ class Matrix(NamedTuple):
 def write_products(model: onnx.ModelProto, treated: Treated, recipe: Recipe) -> None:
     """Rewrite in ``model``, in place, what is dynamic or in four bits."""
     changed = False
-    for graph in all_graphs(model.graph):
-        writer = _Writer(graph, treated, recipe)
+    for graph, index in reversed(list(indexed(model.graph))):  # the inner ones first
+        writer = _Writer(graph, index, treated, recipe)
         changed = writer.write() or changed
     if changed and all(o.domain != "com.microsoft" for o in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -63,15 +63,12 @@ def write_products(model: onnx.ModelProto, treated: Treated, recipe: Recipe) -> 
 @dataclass(slots=True)
 class _Writer:
     graph: GraphProto
+    index: Index
     treated: Treated
     recipe: Recipe
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
     measured: dict[str, list[str]] = field(default_factory=dict)
-    index: Index = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.index = Index.of(self.graph)
 
     def write(self) -> bool:
         """Return whether anything was rewritten."""

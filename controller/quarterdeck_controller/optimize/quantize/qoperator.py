@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
+from onnx.numpy_helper import to_array
 
 from quarterdeck_controller.optimize.quantize.flow import MOVERS
 from quarterdeck_controller.optimize.quantize.graph import (
@@ -96,9 +97,11 @@ class _Writer:
 
     def _same(self, one: _Integers, other: _Integers) -> bool:
         """Tell whether two tensors have one grid."""
-        constant = self.index.constant
+        tensors = self.index.constants
         pairs = zip(one.grid, other.grid, strict=True)
-        return all(np.array_equal(constant(a), constant(b)) for a, b in pairs)
+        return all(
+            np.array_equal(to_array(tensors[a]), to_array(tensors[b])) for a, b in pairs
+        )
 
     def _made(self, node: NodeProto) -> tuple[list[NodeProto], _Integers | None]:
         """Return the operators up to the QuantizeLinear, and what it makes."""

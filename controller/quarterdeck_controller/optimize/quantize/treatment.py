@@ -12,7 +12,7 @@ from onnx import GraphProto, NodeProto
 
 from quarterdeck_controller.optimize.quantize.graph import (
     Index,
-    all_graphs,
+    indexed,
     integer,
     is_float,
     named_input,
@@ -78,8 +78,7 @@ def treatments(
     """
     asked = _Asked(recipe, spreads, frozenset(operators), only)
     found: dict[str, Treatment] = {}
-    for inner in all_graphs(graph):
-        index = Index.of(inner)
+    for inner, index in indexed(graph):
         for node in inner.node:
             if node.op_type in WEIGHT_INPUTS and not node.domain:
                 found[node.name] = asked.treat(node, index, main=inner is graph)

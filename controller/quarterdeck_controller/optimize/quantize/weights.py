@@ -97,9 +97,11 @@ class _Writer:
     replaced: set[str] = field(default_factory=set)
     gathers: dict[str, list[NodeProto]] = field(default_factory=dict)
     index: Index = field(init=False)
+    own: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.index = Index.of(self.graph)
+        self.own = frozenset(node.name for node in self.graph.node)
 
     def write(self, tensor: TensorProto) -> None:
         """Replace one constant, if all that read it let it be."""
@@ -112,7 +114,7 @@ class _Writer:
         is_vector = len(tensor.dims) == 1  # a scale for each element saves nothing
         if wanted == {"half"} or is_vector:
             self._write_half(tensor)
-        elif all(_is_table_read(node, at) for node, at in reads):
+        elif all(self._is_table_read(node, at) for node, at in reads):
             self._write_table(tensor, [node for node, _ in reads])
         else:
             self._write_integers(tensor, *reads[0])
@@ -130,6 +132,10 @@ class _Writer:
         kept = [t for t in self.graph.initializer if t.name not in self.replaced]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
+
+    def _is_table_read(self, node: NodeProto, at: int) -> bool:
+        rows = node.op_type == "Gather" and at == 0 and integer(node, "axis", 0) == 0
+        return rows and not node.domain and node.name in self.own
 
     def _wanted(self, node: NodeProto, at: int) -> Treatment:
         if at in WEIGHT_INPUTS.get(node.op_type, ()) and not node.domain:
@@ -205,15 +211,6 @@ def _gather_rows(node: NodeProto, integers: str, scale: str) -> list[NodeProto]:
         make_node("Cast", [rows], [cast], name=cast, attributes=TO_FLOAT),
         make_node("Mul", [cast, scales], [out], name=f"{out}_mul"),
     ]
-
-
-def _is_table_read(node: NodeProto, at: int) -> bool:
-    return (
-        node.op_type == "Gather"
-        and not node.domain
-        and at == 0
-        and integer(node, "axis", 0) == 0
-    )
 
 
 def _axis(node: NodeProto, at: int, values: Array) -> int | None:
