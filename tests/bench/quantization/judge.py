@@ -5,7 +5,7 @@ used here. Every kind of output is first turned into answers, one per sample, wh
 then held against the labels, or against the float model's answers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from tests.bench.quantization.task import LABELS, Array
 
 Answers = list[str]
 """What a model says about each sample, as text that can be compared."""
-Outputs = Sequence[Sequence[Array]]
+Outputs = Iterable[Sequence[Array]]
 """Each sample's outputs, in the model's order, with a batch of one."""
 
 BLANK = 0

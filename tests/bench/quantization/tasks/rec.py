@@ -42,7 +42,7 @@ def _classes(model: bytes) -> dict[str, int]:
 RECIPE = Recipe(
     "rec",
     1,
-    "exact",
+    "exact:blank=0",
     "line",
     "PP-OCRv4 recognizer (rapidocr-onnxruntime, Apache-2.0); rendered lines: depthwise "
     "convolutions and attention, weights in Constant nodes, free width, 6625 classes",

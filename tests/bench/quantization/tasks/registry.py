@@ -6,6 +6,8 @@ from tests.bench.quantization.task import Recipe
 from tests.bench.quantization.tasks import (
     blazeface,
     cls,
+    elpv,
+    glyphs,
     magika,
     minilm,
     rec,
@@ -21,9 +23,11 @@ RECIPES: MappingProxyType[str, Recipe] = MappingProxyType(
             rec.RECIPE,
             minilm.RECIPE,
             magika.RECIPE,
+            *glyphs.RECIPES,
             silero.RECIPE,
             *watch.RECIPES,
             blazeface.RECIPE,
+            elpv.RECIPE,
         )
     }
 )

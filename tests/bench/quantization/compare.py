@@ -1,0 +1,150 @@
+"""Run the peers and the optimizer on a task; each in its own processes."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.bench.quantization.fetch import CACHE, UnavailableError
+from tests.bench.quantization.peers.registry import (
+    MEMORY_BYTES,
+    PEERS,
+    QUANTIZE_S,
+)
+from tests.bench.quantization.process import FailedError, run
+from tests.bench.quantization.row import Row, keep_row, kept_row, measured
+from tests.bench.quantization.task import Task
+from tests.bench.quantization.venvs import python
+
+CLASSES = ("gateway-x86-vnni", "gateway-x86", "board-arm64", "accelerator-int8")
+OPTIMIZE_S = 7200
+SOME_REFUSED = 3
+"""Exit code of the command when a class was refused, which is an answer as well."""
+
+
+def peer_rows(task: Task, names: Sequence[str], *, again: bool) -> Iterator[Row]:
+    """Yield what the peers reach; from the cache, as peers do not change."""
+    for name in names:
+        folder = CACHE / "peers" / task.model.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = folder / name.replace(" ", "-")
+        row = None if again else kept_row(stem.with_suffix(".json"))
+        if row is None:
+            row = _peer_row(task, name, stem.with_suffix(".onnx"))
+            keep_row(stem.with_suffix(".json"), row)
+        yield row
+
+
+def our_rows(
+    task: Task, classes: Sequence[str], words: Sequence[str] = ()
+) -> list[Row]:
+    """Return what the optimizer gives for each class, measured anew here.
+
+    Args:
+        task: What to optimize.
+        classes: Device classes, in one call as a user would.
+        words: More arguments of the command.
+    """
+    out = CACHE / "ours" / task.model.parent.name
+    shutil.rmtree(out, ignore_errors=True)
+    began = time.perf_counter()
+    try:
+        _optimize(task, classes, out, words)
+    except FailedError as error:
+        spent = time.perf_counter() - began
+        return [
+            Row(task.name, f"ours {one}", failure=str(error), seconds=spent)
+            for one in classes
+        ]
+    spent = time.perf_counter() - began
+    return [_our_row(task, one, out / one, spent) for one in classes]
+
+
+def _peer_row(task: Task, name: str, out: Path) -> Row:
+    peer = PEERS[name]
+    interpreter = sys.executable
+    try:
+        if peer.installs:
+            interpreter = str(python(peer.module, *peer.installs))
+    except UnavailableError as error:
+        return Row(task.name, name, failure=str(error))
+    module = f"tests.bench.quantization.peers.{peer.module}"
+    files = [str(one) for one in (task.model, task.calibration, out)]
+    command = [interpreter, "-m", module, peer.how_for(task.name), *files]
+    began = time.perf_counter()
+    try:
+        run(command, QUANTIZE_S, memory_bytes=MEMORY_BYTES)
+    except FailedError as error:
+        spent = time.perf_counter() - began
+        return Row(task.name, name, failure=str(error), seconds=spent)
+    spent = time.perf_counter() - began
+    return measured(task, name, out, seconds=spent)
+
+
+def _optimize(
+    task: Task, classes: Sequence[str], out: Path, words: Sequence[str]
+) -> None:
+    command = [str(Path(sys.executable).with_name("quarterdeck")), "model", "optimize"]
+    command += [str(task.model), "--name", task.name, "--metric", task.metric]
+    command += ["--calibration", str(task.calibration)]
+    command += ["--evaluation", str(task.evaluation), "--out", str(out)]
+    for one in classes:
+        command += ["--class", one]
+    # an empty cache: what an earlier run found must not shorten this one
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "XDG_CACHE_HOME": folder}
+        run(
+            [*command, *words],
+            OPTIMIZE_S,
+            fine=(0, SOME_REFUSED),
+            environment=environment,
+        )
+
+
+def _our_row(task: Task, name: str, folder: Path, spent: float) -> Row:
+    """Return the class's row: the record's decision, but figures of our own."""
+    by = f"ours {name}"
+    try:
+        record = json.loads((folder / "evaluation.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        return Row(task.name, by, failure=f"no record: {error}", seconds=spent)
+    found = Row(task.name, by, failure="no variant was written", seconds=spent)
+    if (folder / "model.onnx").is_file():
+        session = record["session"]
+        found = measured(
+            task, by, folder / "model.onnx", session=session, seconds=spent
+        )
+    return replace(
+        found,
+        recipe=record["recipe"] or "",
+        decision=record["decision"],
+        reason=record["reason"],
+        told=_told(record),
+        seconds=_class_seconds(folder, spent),
+    )
+
+
+def _told(record: dict[str, Any]) -> tuple[float, float, float] | None:
+    if record["variant"] is None:
+        return None
+    figures = (
+        record["variant"]["score"],
+        record["drop_points"],
+        record["latency_ratio"],
+    )
+    score, drop, ratio = (float("nan") if one is None else one for one in figures)
+    return score, drop, ratio
+
+
+def _class_seconds(folder: Path, spent: float) -> float:
+    """Return the class's own time; classes share much of what is done first."""
+    story = folder / "search.json"
+    if not story.is_file():
+        return spent
+    return float(json.loads(story.read_text("utf-8"))["seconds"])
