@@ -1,41 +1,29 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quarterdeck_controller.optimize.evaluation import Latency
-from quarterdeck_controller.optimize.profile import load_profile
 from quarterdeck_controller.optimize.recipe import Recipe
-from quarterdeck_controller.optimize.search.choose import (
-    Candidate,
-    Figures,
-    choose,
-    misses,
-)
+from quarterdeck_controller.optimize.search.candidate import Candidate
+from quarterdeck_controller.optimize.search.choose import best, fits, front, nearest
+from tests.support.candidates import candidate, failed, profile
 
-PROFILE = load_profile("gateway-x86-vnni")
+PROFILE = profile()
 RECIPES = (Recipe("static"), Recipe("dynamic"), Recipe("fp16"))
 
 shares = st.floats(0, 1)
-times = st.floats(0.01, 60).map(lambda ms: Latency(p50_ms=ms, p90_ms=ms, p99_ms=ms))
-figures = st.builds(
-    Figures,
-    metric=st.sampled_from(["top1", "agreement"]),
-    samples=st.just(1000),
-    score=shares,
-    reference_score=shares,
+measured = st.builds(
+    candidate,
+    st.sampled_from(RECIPES),
+    ratio=st.floats(0.01, 3),
+    size=shares.map(lambda share: 0.01 + share),
+    labelled=st.booleans(),
+    drop_points=st.floats(-2, 20),
     agreement=shares,
-    bytes=st.integers(1, 2000),
-    reference_bytes=st.just(1000),
-    latency=times,
-    reference_latency=times,
-    peak_memory_mb=st.floats(10, 400),
-    reference_peak_memory_mb=st.floats(10, 400),
+    peak_memory_mb=st.floats(10, 4000),
     golden_agreement=shares,
     golden_error=st.floats(0, 2) | st.just(float("inf")),
 )
 candidates = st.lists(
-    st.builds(
-        Candidate, st.sampled_from(RECIPES), figures | st.none(), st.just("it crashed")
-    ),
+    measured | st.builds(failed, st.sampled_from(RECIPES), st.just("it crashed")),
     min_size=1,
     max_size=6,
 )
@@ -43,22 +31,47 @@ candidates = st.lists(
 
 @settings(deadline=None)
 @given(tried=candidates)
-def test_what_is_accepted_is_within_the_budget_and_nothing_within_it_is_refused(
+def test_what_is_taken_is_within_the_budget_and_nothing_within_it_is_refused(
     tried: list[Candidate],
 ) -> None:
-    choice = choose(tried, PROFILE)
+    taken = best(tried, PROFILE)
 
-    fitting = [c for c in tried if c.figures and not misses(c, PROFILE)]
-    assert choice.accepted == bool(fitting)
-    assert not choice.accepted or choice.candidate in fitting
-    assert choice.reason
+    fitting = [one for one in tried if fits(one, PROFILE)]
+    assert (taken is not None) == bool(fitting)
+    assert taken is None or taken in fitting
 
 
 @settings(deadline=None)
 @given(tried=candidates)
-def test_whether_a_class_is_refused_does_not_depend_on_the_order(
-    tried: list[Candidate],
-) -> None:
+def test_what_is_taken_does_not_depend_on_the_order(tried: list[Candidate]) -> None:
     turned = list(reversed(tried))
 
-    assert choose(turned, PROFILE).accepted == choose(tried, PROFILE).accepted
+    first, second = best(tried, PROFILE), best(turned, PROFILE)
+    assert (first is None) == (second is None)
+    if first and second and first.figures and second.figures:
+        assert first.figures.latency_ratio <= second.figures.latency_ratio * 1.1
+        assert first.recipe == second.recipe or first.figures != second.figures
+
+
+@settings(deadline=None)
+@given(tried=candidates)
+def test_the_front_holds_a_best_one_of_every_kind(tried: list[Candidate]) -> None:
+    found = front(tried)
+
+    seen = [one.figures for one in tried if one.figures]
+    kept = [one.figures for one in found if one.figures]
+    if seen:
+        assert min(one.latency_ratio for one in kept) == min(
+            one.latency_ratio for one in seen
+        )
+        assert min(one.size_ratio for one in kept) == min(
+            one.size_ratio for one in seen
+        )
+
+
+@settings(deadline=None)
+@given(tried=candidates)
+def test_the_nearest_miss_is_a_measured_one(tried: list[Candidate]) -> None:
+    found = nearest(tried, PROFILE)
+
+    assert (found is None) == all(one.figures is None for one in tried)

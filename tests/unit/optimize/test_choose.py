@@ -1,123 +1,125 @@
-from typing import Any
-
 import pytest
 
-from quarterdeck_controller.optimize.evaluation import Latency
-from quarterdeck_controller.optimize.profile import Profile, load_profile
 from quarterdeck_controller.optimize.recipe import Recipe
-from quarterdeck_controller.optimize.search.choose import Candidate, Figures, choose
+from quarterdeck_controller.optimize.search.choose import (
+    best,
+    blame,
+    fits,
+    front,
+    misses,
+    nearest,
+    praise,
+)
+from tests.support.candidates import candidate, failed, figures, profile
 
 STATIC = Recipe("static")
 DYNAMIC = Recipe("dynamic")
 HALF = Recipe("fp16")
 
 
-def profile(**changes: object) -> Profile:
-    return load_profile("gateway-x86-vnni").model_copy(update=changes)
-
-
-def candidate(recipe: Recipe, *, slower: float = 0.5, **changes: object) -> Candidate:
-    fields: dict[str, Any] = {
-        "metric": "top1",
-        "samples": 1000,
-        "score": 0.9,
-        "reference_score": 0.9,
-        "agreement": 0.99,
-        "bytes": 300,
-        "reference_bytes": 1000,
-        "latency": Latency(p50_ms=slower, p90_ms=slower, p99_ms=slower),
-        "reference_latency": Latency(p50_ms=1, p90_ms=1, p99_ms=1),
-        "peak_memory_mb": 80.0,
-        "reference_peak_memory_mb": 80.0,
-        "golden_agreement": 1.0,
-        "golden_error": 0.02,
-    }
-    return Candidate(recipe, Figures(**(fields | changes)))
-
-
 def test_the_quickest_within_the_budget_is_taken() -> None:
-    slow, quick = candidate(HALF, slower=0.9), candidate(STATIC, slower=0.5)
+    slow, quick = candidate(HALF, ratio=0.9), candidate(STATIC, ratio=0.5)
 
-    choice = choose([slow, quick], profile())
-
-    assert choice.accepted
-    assert choice.candidate is quick
-    assert "0.50 of its latency" in choice.reason
+    assert best([slow, quick], profile()) is quick
+    assert "0.50 of its latency" in praise(quick, 2, profile())
 
 
 def test_latencies_within_a_tenth_are_settled_by_size() -> None:
-    large = candidate(HALF, slower=0.50, bytes=500)
-    small = candidate(STATIC, slower=0.54, bytes=300)
+    large = candidate(HALF, ratio=0.50, size=0.5)
+    small = candidate(STATIC, ratio=0.54, size=0.3)
 
-    choice = choose([large, small], profile())
+    assert best([large, small], profile()) is small
 
-    assert choice.candidate is small
+
+def test_equals_in_latency_and_size_are_settled_by_accuracy() -> None:
+    far = candidate(HALF, ratio=0.50, agreement=0.95)
+    near = candidate(STATIC, ratio=0.54, agreement=0.999)
+
+    assert best([far, near], profile()) is near
 
 
 def test_a_class_that_prefers_size_takes_the_smallest_although_it_is_slower() -> None:
-    quick = candidate(HALF, slower=0.2, bytes=500)
-    small = candidate(STATIC, slower=1.0, bytes=300)
+    small = candidate(DYNAMIC, ratio=0.9, size=0.25)
+    quick = candidate(STATIC, ratio=0.4, size=0.4)
 
-    choice = choose([quick, small], profile(prefer="size"))
+    assert best([quick, small], profile(prefer="size")) is small
 
-    assert choice.candidate is small
+
+def test_a_class_that_prefers_size_takes_the_quicker_of_two_as_small() -> None:
+    small = candidate(DYNAMIC, ratio=0.9, size=0.264)
+    quick = candidate(STATIC, ratio=0.4, size=0.28)
+
+    assert best([quick, small], profile(prefer="size")) is quick
+
+
+def test_a_class_that_prefers_memory_takes_what_needs_least() -> None:
+    light = candidate(DYNAMIC, ratio=0.9, peak_memory_mb=50.0)
+    quick = candidate(STATIC, ratio=0.4, peak_memory_mb=80.0)
+
+    assert best([quick, light], profile(prefer="memory")) is light
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "kind", "told"),
     [
-        ({"score": 0.88}, "88.0 % is 2.0 points below float's 90.0 %, at most 1"),
-        ({"bytes": 900}, "size 0.9 of float, at most 0.6"),
-        ({"slower": 1.5}, "median latency 1.5 of float, at most 1.1"),
-        ({"peak_memory_mb": 300.0}, "peak memory 300 MiB, at most 256 MiB"),
-        ({"golden_error": 0.8}, "error on the golden vectors 0.8 of the scores"),
-        ({"golden_agreement": 0.5}, "golden vectors 50.0 %, at least 95 %"),
-        (
-            {"metric": "agreement", "agreement": 0.9},
-            "agreement with float 90.0 %, at least 97 %",
-        ),
+        ({"drop_points": 2.5}, "quality", "2.5 points below float's"),
+        ({"labelled": False, "agreement": 0.9}, "quality", "agreement with float 90.0"),
+        ({"size": 0.7}, "size", "size 0.7 of float, at most 0.6"),
+        ({"ratio": 1.3}, "latency", "median latency 1.30 of float, at most 1 of"),
+        ({"peak_memory_mb": 9000.0}, "memory", "peak memory 9e+03 MiB"),
+        ({"golden_error": 0.4}, "golden", "error on the golden vectors 0.4"),
+        ({"golden_error": float("inf")}, "golden", "error on the golden vectors inf"),
+        ({"golden_agreement": 0.5}, "golden", "agreement on the golden vectors 50.0"),
     ],
 )
-def test_a_miss_is_refused_with_both_values(changes: dict[str, Any], told: str) -> None:
-    missing = candidate(STATIC, **changes)
+def test_a_miss_is_told_with_both_values(
+    changes: dict[str, float], kind: str, told: str
+) -> None:
+    (miss,) = misses(figures(**changes), profile())
 
-    choice = choose([missing], profile())
-
-    assert not choice.accepted
-    assert choice.candidate is missing
-    assert told in choice.reason
-
-
-def test_a_latency_past_the_absolute_limit_is_refused_although_float_is_slower() -> (
-    None
-):
-    times = Latency(p50_ms=15, p90_ms=25, p99_ms=30)
-    float_times = Latency(p50_ms=40, p90_ms=40, p99_ms=40)
-    slow = candidate(STATIC, latency=times, reference_latency=float_times)
-
-    choice = choose([slow], profile())
-
-    assert "p90 latency 25 ms, at most 20 ms" in choice.reason
+    assert miss.kind == kind
+    assert told in miss.sentence
 
 
-def test_a_drop_equal_to_the_budget_is_accepted() -> None:
-    choice = choose([candidate(STATIC, score=0.89)], profile())
+def test_a_drop_equal_to_the_budget_fits() -> None:
+    limit = profile().budget.accuracy_drop_points
 
-    assert choice.accepted
+    assert fits(candidate(STATIC, drop_points=limit), profile())
+
+
+def test_what_is_slower_than_float_is_taken_only_by_order() -> None:
+    slow = candidate(STATIC, ratio=1.2)
+    ordered = profile().budget.model_copy(update={"latency_ratio": 1.5})
+
+    assert not fits(slow, profile())
+    assert fits(slow, profile(budget=ordered))
+
+
+def test_a_difference_that_no_measurement_tells_is_not_slower() -> None:
+    assert fits(candidate(STATIC, ratio=1.04), profile())
 
 
 def test_of_all_misses_the_nearest_is_named() -> None:
-    far, near = candidate(STATIC, score=0.5), candidate(HALF, score=0.885)
+    near, far = candidate(STATIC, drop_points=1.2), candidate(HALF, drop_points=30.0)
 
-    choice = choose([far, near], profile())
+    found = nearest([far, near], profile())
 
-    assert choice.candidate is near
+    assert found is near
+    assert "1.2 points below" in blame(found, [far, near], profile())
 
 
 def test_when_nothing_could_be_measured_every_failure_is_told() -> None:
-    failed = Candidate(STATIC, None, "the runtime crashed (SIGSEGV)")
+    tried = [failed(STATIC, "it crashed"), failed(HALF, "it hung")]
 
-    choice = choose([failed], profile())
+    assert nearest(tried, profile()) is None
+    told = blame(None, tried, profile())
+    assert "it crashed" in told
+    assert "it hung" in told
 
-    assert choice.candidate is None
-    assert "static-u8s8-mse: the runtime crashed (SIGSEGV)" in choice.reason
+
+def test_the_front_leaves_out_what_another_beats_in_everything() -> None:
+    quick = candidate(STATIC, ratio=0.4, size=0.3, drop_points=1.0)
+    exact = candidate(HALF, ratio=1.0, size=0.5, drop_points=0.0)
+    beaten = candidate(DYNAMIC, ratio=1.1, size=0.5, drop_points=0.5)
+
+    assert front([quick, exact, beaten]) == (quick, exact)

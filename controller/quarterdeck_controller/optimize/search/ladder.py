@@ -203,6 +203,9 @@ def _sensitivity(state: _State) -> Move | Skip:
 def _mixed(state: _State) -> Move | Skip:
     lead, why = _lead(state)
     sensed = state.facts.sensed
+    taken = best(state.seen, state.profile)
+    if lead is None and taken and taken.recipe.overrides:
+        lead, why = taken, f"{taken.recipe.name} meets the budget, fewer may"
     if lead is None or not sensed:
         return Skip("mixed", why if lead is None else "no operator stands out")
     if len([one for one in state.seen if one.rung == "mixed"]) >= MOST_MIXED:
@@ -210,7 +213,7 @@ def _mixed(state: _State) -> Move | Skip:
     base = _plain_base(state)
     count = _next_count(state, base, len(sensed) // 2)
     if count is None:
-        return Skip("mixed", "more operators in float would not pay")
+        return Skip("mixed", "neither more nor fewer operators in float would pay")
     worst = _mixture(state, sensed[:count])
     told = f"{why}; the worst {count} of {len(sensed)} operators are spared"
     return Move("mixed", told, (replace(base, overrides=worst),))
@@ -308,7 +311,7 @@ def _lead(state: _State) -> tuple[Candidate | None, str]:
     taken = best(state.seen, state.profile)
     if taken and taken.recipe.kind == "static":
         return None, f"{taken.recipe.name} meets the budget"
-    mendable = [one for one in static if _only_quality(one, state.profile)]
+    mendable = [one for one in static if _mendable(one, state.profile)]
     if not mendable:
         return None, "integers miss more than accuracy: no repair would help"
     pays = [one for one in mendable if taken is None or _pays(one, taken, state)]
@@ -329,8 +332,9 @@ def _lead_any(state: _State) -> Candidate | None:
     return min(static, key=lambda one: _figures(one).latency_ratio, default=None)
 
 
-def _only_quality(candidate: Candidate, profile: Profile) -> bool:
-    return all(
+def _mendable(candidate: Candidate, profile: Profile) -> bool:
+    """Return whether it runs and misses accuracy alone."""
+    return candidate.figures is not None and all(
         miss.kind in ("quality", "golden")
         for miss in misses(_figures(candidate), profile)
     )
@@ -380,7 +384,7 @@ def _dynamic_repairs(state: _State, wanted: Sequence[Repair]) -> list[Recipe]:
         for one in state.measured("dynamic")
         if not one.recipe.repairs
         and not fits(one, state.profile)
-        and _only_quality(one, state.profile)
+        and _mendable(one, state.profile)
         and (taken is None or _pays(one, taken, state))
     ]
 
@@ -392,7 +396,7 @@ def _plain_base(state: _State) -> Recipe:
         for one in state.measured("static")
         if not one.recipe.overrides
         and not one.recipe.trained
-        and _only_quality(one, state.profile)
+        and _mendable(one, state.profile)
     ]
     return min(whole, key=lambda one: (_figures(one).loss, one.recipe.name)).recipe
 
@@ -401,18 +405,18 @@ def _next_count(state: _State, base: Recipe, most: int) -> int | None:
     """Return how many operators to spare next: doubling until it fits, then between."""
     tried = {
         len(one.recipe.overrides): one
-        for one in state.measured("static")
+        for one in state.seen
         if one.recipe.overrides and replace(one.recipe, overrides=()) == base
     }
     good = [count for count, one in tried.items() if fits(one, state.profile)]
     bad = [count for count in tried if count not in good]
     if not good:
         count = 2 * max(bad) if bad else 1
-        stopped = any(not _only_quality(tried[n], state.profile) for n in bad)
-        return None if count > max(most, 1) or stopped else count
+        hopeless = any(not _mendable(tried[number], state.profile) for number in bad)
+        return None if count > max(most, 1) or hopeless else count
     low = max((count for count in bad if count < min(good)), default=0)
     between = (low + min(good)) // 2
-    return between if min(good) - low > max(1, low // 4) and between > low else None
+    return between if between > low else None
 
 
 def _mixture(state: _State, worst: Sequence[Sensitivity]) -> Overrides:

@@ -1,0 +1,199 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+from quarterdeck_controller.optimize.profile import Profile
+from quarterdeck_controller.optimize.recipe import KINDS, Recipe
+from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
+from quarterdeck_controller.optimize.search.ladder import Facts, Skip, next_move
+from quarterdeck_controller.optimize.steps import Node, Sensitivity
+from tests.support.candidates import figures, profile
+
+CONVOLUTIONS = tuple(Node(name=f"c{n}", operator="Conv", bytes=4000) for n in range(16))
+PRODUCTS = tuple(Node(name=f"m{n}", operator="MatMul", bytes=4000) for n in range(16))
+UNEVEN = (Node(name="c0", operator="Conv", bytes=4000, imbalance=64.0),)
+SENSED = tuple(
+    Sensitivity(name=f"c{n}", operator="Conv", sqnr_db=float(n), bytes=4000)
+    for n in range(16)
+)
+
+Oracle = Callable[[Recipe], Figures | None]
+
+
+def climb(
+    oracle: Oracle,
+    facts: Facts,
+    who: Profile | None = None,
+    sensed: tuple[Sensitivity, ...] = SENSED,
+) -> tuple[list[Candidate], tuple[Skip, ...]]:
+    """Return what a whole climb tries when the world answers like ``oracle``."""
+    seen: list[Candidate] = []
+    for _ in range(60):
+        move, skipped = next_move(seen, facts, who or profile())
+        if move is None:
+            return seen, skipped
+        if move.sense is not None:
+            facts = replace(facts, sensed=sensed)
+        for recipe in move.recipes:
+            assert recipe not in {one.recipe for one in seen}, "tried twice"
+            found = oracle(recipe)
+            failure = None if found else "it does not run"
+            seen.append(Candidate(recipe, move.rung, move.why, found, failure))
+    raise AssertionError("the climb does not end")
+
+
+def facts(
+    nodes: tuple[Node, ...] = CONVOLUTIONS,
+    kinds: tuple[str, ...] = ("static", "dynamic", "weights", "fp16"),
+    *,
+    qat: bool = False,
+) -> Facts:
+    chosen = tuple(kind for kind in KINDS if kind in kinds)
+    return Facts(nodes=nodes, kinds=chosen, qat=qat)
+
+
+def floor_or(static: Figures) -> Oracle:
+    def oracle(recipe: Recipe) -> Figures | None:
+        return static if recipe.kind == "static" else figures(ratio=1.0, size=0.27)
+
+    return oracle
+
+
+def names(seen: list[Candidate]) -> list[str]:
+    return [one.recipe.name for one in seen]
+
+
+def test_the_search_stops_at_integers_that_meet_the_budget() -> None:
+    seen, skipped = climb(floor_or(figures(ratio=0.5)), facts())
+
+    assert names(seen) == [
+        "weights-s8",
+        "fp16",
+        "static-u8s8-mse",
+        "static-u8s8-mse-elementwise",
+    ]
+    assert any("meets the budget" in skip.why for skip in skipped)
+
+
+def test_integers_that_lose_and_would_not_be_faster_are_left_alone() -> None:
+    seen, skipped = climb(floor_or(figures(ratio=0.98, drop_points=9.0)), facts())
+
+    assert len(seen) == 4
+    assert any("integers gain nothing" in skip.why for skip in skipped)
+
+
+def test_integers_slower_than_float_are_not_repaired() -> None:
+    seen, skipped = climb(floor_or(figures(ratio=1.5, drop_points=9.0)), facts())
+
+    assert not any(one.recipe.repairs or one.recipe.overrides for one in seen)
+    assert any("miss more than accuracy" in skip.why for skip in skipped)
+
+
+def test_a_loss_climbs_from_ranges_over_repairs_to_sparing_the_worst() -> None:
+    seen, skipped = climb(floor_or(figures(ratio=0.5, drop_points=9.0)), facts())
+
+    rungs = list(dict.fromkeys(one.rung for one in seen))
+    assert rungs == ["floor", "static", "calibrate", "repair", "mixed"]
+    assert [len(one.recipe.overrides) for one in seen if one.rung == "mixed"] == [
+        1,
+        2,
+        4,
+        8,
+    ]
+    assert any("--qat" in skip.why for skip in skipped)
+
+
+def test_as_few_operators_are_spared_as_the_budget_needs() -> None:
+    def oracle(recipe: Recipe) -> Figures | None:
+        if recipe.kind != "static":
+            return figures(ratio=1.0, size=0.27)
+        drop = max(0.0, 6.0 - len(recipe.overrides))
+        return figures(ratio=0.5, drop_points=drop)
+
+    seen, _ = climb(oracle, facts())
+
+    counts = [len(one.recipe.overrides) for one in seen if one.rung == "mixed"]
+    assert counts == [1, 2, 4, 8, 6, 5]
+
+
+def test_the_worst_operators_are_the_ones_that_are_spared() -> None:
+    seen, _ = climb(floor_or(figures(ratio=0.5, drop_points=9.0)), facts())
+
+    four = next(one for one in seen if len(one.recipe.overrides) == 4)
+    assert dict(four.recipe.overrides) == dict.fromkeys(
+        ("c0", "c1", "c2", "c3"), "weights"
+    )
+
+
+def test_products_are_spared_by_run_time_ranges_where_these_are_fast() -> None:
+    sensed = tuple(
+        Sensitivity(name=f"m{n}", operator="MatMul", sqnr_db=float(n), bytes=4000)
+        for n in range(16)
+    )
+
+    def oracle(recipe: Recipe) -> Figures | None:
+        if recipe.kind == "dynamic":
+            return figures(ratio=0.6, drop_points=3.0)
+        return floor_or(figures(ratio=0.4, drop_points=9.0))(recipe)
+
+    seen, _ = climb(oracle, facts(PRODUCTS), sensed=sensed)
+
+    mixed = next(one for one in seen if one.recipe.overrides)
+    assert dict(mixed.recipe.overrides) == {"m0": "dynamic"}
+
+
+def test_uneven_channels_are_levelled() -> None:
+    seen, _ = climb(
+        floor_or(figures(ratio=0.5, drop_points=9.0)), facts(UNEVEN), sensed=()
+    )
+
+    assert any("equalize" in one.recipe.repairs for one in seen)
+
+
+def test_even_channels_are_not_levelled_where_each_has_a_scale() -> None:
+    seen, _ = climb(floor_or(figures(ratio=0.5, drop_points=9.0)), facts())
+
+    assert not any("equalize" in one.recipe.repairs for one in seen)
+
+
+def test_training_is_last_and_only_by_order() -> None:
+    seen, _ = climb(floor_or(figures(ratio=0.5, drop_points=9.0)), facts(qat=True))
+
+    assert [one.recipe.trained for one in seen].index(True) == len(seen) - 1
+
+
+def test_a_class_that_mixes_nothing_spares_nothing() -> None:
+    who = profile(support=profile().support.model_copy(update={"mixed": False}))
+
+    seen, skipped = climb(
+        floor_or(figures(ratio=0.5, drop_points=9.0)), facts(), who=who
+    )
+
+    assert not any(one.recipe.overrides for one in seen)
+    assert any("cannot keep some operators in float" in skip.why for skip in skipped)
+
+
+def test_a_model_without_anything_to_multiply_has_no_integers() -> None:
+    gather = (Node(name="g", operator="Gather", bytes=4000),)
+
+    seen, skipped = climb(floor_or(figures()), facts(gather))
+
+    assert names(seen) == ["weights-s8", "fp16"]
+    assert any("no operator that integers could run" in skip.why for skip in skipped)
+
+
+def test_what_does_not_run_is_not_climbed_on() -> None:
+    def oracle(recipe: Recipe) -> Figures | None:
+        return None if recipe.kind == "static" else figures(ratio=1.0, size=0.27)
+
+    seen, skipped = climb(oracle, facts())
+
+    assert len(seen) == 4
+    assert any("no integer candidate runs" in skip.why for skip in skipped)
+
+
+def test_a_rung_says_why_it_is_climbed() -> None:
+    seen, _ = climb(floor_or(figures(ratio=0.5, drop_points=9.0)), facts())
+
+    why = next(one.why for one in seen if one.rung == "mixed")
+    assert "would beat fp16" in why
+    assert "9.0 points below" in why
