@@ -21,7 +21,9 @@ def bottlenecks(spread: float = 8.0, *, seed: int = 0) -> onnx.ModelProto:
     divided where it is read. Scales lie between ``1 / spread`` and ``spread``.
     """
     rng = np.random.default_rng(seed)
-    by = np.exp(rng.uniform(-np.log(spread), np.log(spread), WIDTH)) if spread > 1 else 1
+    by = (
+        np.exp(rng.uniform(-np.log(spread), np.log(spread), WIDTH)) if spread > 1 else 1
+    )
     by = np.broadcast_to(by, WIDTH).reshape(-1, 1, 1, 1)
     held = {
         "stem": _kernel(rng, (WIDTH, 3, 3, 3)) * by,
@@ -49,9 +51,7 @@ def bottlenecks(spread: float = 8.0, *, seed: int = 0) -> onnx.ModelProto:
             _conv(f"d{at}", f"e{at}_r", f"d{at}_o", pads=1, group=WIDE),
             _clip(f"d{at}_o", f"d{at}_r"),
             _conv(f"p{at}", f"d{at}_r", f"p{at}_o"),
-            helper.make_node(
-                "Add", [f"t{at}", f"p{at}_o"], [f"t{at + 1}"], f"add{at}"
-            ),
+            helper.make_node("Add", [f"t{at}", f"p{at}_o"], [f"t{at + 1}"], f"add{at}"),
         ]
     nodes += [
         _conv("head", "t3", "h"),
@@ -63,7 +63,9 @@ def bottlenecks(spread: float = 8.0, *, seed: int = 0) -> onnx.ModelProto:
     return model_of(nodes, held, {"x": ("n", 3, SIDE, SIDE)}, {"y": ("n", CLASSES)})
 
 
-def block(*, outlier: float = 60.0, seed: int = 0, post: bool = False) -> onnx.ModelProto:
+def block(
+    *, outlier: float = 60.0, seed: int = 0, post: bool = False
+) -> onnx.ModelProto:
     """Return a transformer's feed-forward block with two outlier channels.
 
     Args:
@@ -95,22 +97,28 @@ def block(*, outlier: float = 60.0, seed: int = 0, post: bool = False) -> onnx.M
         helper.make_node("Add", ["w0", "down_b"], ["w1"], "down_add"),
         helper.make_node("Add", ["n" if post else "x", "w1"], ["y"], "residual"),
     ]
-    shape = ("n", 10, width)
+    shape = ("n", "length", width)
     return model_of(nodes, held, {"x": shape}, {"y": shape})
 
 
 def model_of(
     nodes: Sequence[onnx.NodeProto],
     held: Mapping[str, Array],
-    inputs: Mapping[str, Sequence[object]],
-    outputs: Mapping[str, Sequence[object]],
+    inputs: Mapping[str, Sequence[str | int]],
+    outputs: Mapping[str, Sequence[str | int]],
 ) -> onnx.ModelProto:
     """Return a float model as preparation leaves it."""
     graph = helper.make_graph(
         list(nodes),
         "net",
-        [helper.make_tensor_value_info(k, TensorProto.FLOAT, s) for k, s in inputs.items()],
-        [helper.make_tensor_value_info(k, TensorProto.FLOAT, s) for k, s in outputs.items()],
+        [
+            helper.make_tensor_value_info(k, TensorProto.FLOAT, s)
+            for k, s in inputs.items()
+        ],
+        [
+            helper.make_tensor_value_info(k, TensorProto.FLOAT, s)
+            for k, s in outputs.items()
+        ],
         [numpy_helper.from_array(v.astype(np.float32), k) for k, v in held.items()],
     )
     opsets = [helper.make_opsetid("", 17)]
@@ -136,7 +144,8 @@ def sqnr_db(expected: Array, found: Array) -> float:
 
 def _kernel(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     fan = np.prod(shape[1:]) if len(shape) > 2 else shape[-1]
-    return rng.normal(size=shape) * np.sqrt(1.5 / fan)
+    kernel: Array = rng.normal(size=shape) * np.sqrt(1.5 / fan)
+    return kernel
 
 
 def _conv(

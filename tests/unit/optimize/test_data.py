@@ -107,7 +107,7 @@ def test_inputs_of_different_counts_are_refused(tmp_path: Path) -> None:
 
 def test_an_input_called_labels_is_written_with_a_prefix(tmp_path: Path) -> None:
     numbers = Tensor(name="labels", dtype="int64", shape=(None,))
-    inputs = {"x": GOOD, "labels": np.arange(4)}
+    inputs: dict[str, Array] = {"x": GOOD, "labels": np.arange(4)}
 
     bring(tmp_path, Samples(inputs, np.arange(4) + 10), X, numbers)
 

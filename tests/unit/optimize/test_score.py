@@ -4,12 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quarterdeck_controller.optimize.metric.score import (
-    agreeing,
+    bootstrap,
     classes_of,
+    paired_difference,
     percentile,
+    sample_errors,
     wilson,
 )
-from quarterdeck_controller.optimize.quantize.calibrate import Spread, take_range
 
 
 @settings(deadline=None)
@@ -31,6 +32,61 @@ def test_the_interval_is_wilsons() -> None:
     assert (low, high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
 
 
+@given(pairs=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
+def test_the_interval_of_a_drop_holds_it_and_turns_with_its_sign(
+    pairs: list[tuple[bool, bool]],
+) -> None:
+    first, second = np.array(pairs).T
+    drop = first.mean() - second.mean()
+
+    low, high = paired_difference(first, second)
+
+    assert -1 <= low <= drop + 1e-9
+    assert drop - 1e-9 <= high <= 1
+    assert paired_difference(second, first) == pytest.approx((-high, -low))
+
+
+def test_the_interval_of_a_drop_is_newcombes() -> None:
+    """Counts 20, 12, 2, 16: correlation (320 - 24 - 25) / sqrt(32 18 22 28)."""
+    first = np.array([1] * 20 + [1] * 12 + [0] * 2 + [0] * 16, bool)
+    second = np.array([1] * 20 + [0] * 12 + [1] * 2 + [0] * 16, bool)
+
+    found = paired_difference(first, second)
+
+    assert found == pytest.approx((0.0562, 0.3292), abs=1e-3)
+
+
+def test_two_models_that_always_agree_are_not_proven_the_same_by_few_samples() -> None:
+    low, high = paired_difference(np.ones(50, bool), np.ones(50, bool))
+
+    assert low < -0.02
+    assert high > 0.02
+
+
+def test_the_interval_of_a_drop_holds_the_truth_as_often_as_it_says() -> None:
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        first = rng.random(120) < 0.9
+        second = first & (rng.random(120) >= 0.06)
+        low, high = paired_difference(first, second)
+        held += low <= 0.9 * 0.06 <= high
+
+    assert held / 400 > 0.93
+
+
+def test_the_bootstrap_of_a_mean_is_near_the_normal_interval() -> None:
+    values = np.random.default_rng(1).normal(3, 2, 400)
+
+    low, high = bootstrap(
+        lambda w: float(w @ values / w.sum()), 400, resamples=500, seed=0
+    )
+
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.04
+    )
+
+
 def test_percentiles_are_values_that_occurred() -> None:
     values = [float(n) for n in range(1, 101)]
 
@@ -38,34 +94,13 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert percentile([7.0], 0.99) == 7
 
 
-def test_a_score_that_is_not_finite_agrees_with_nothing() -> None:
-    reference = np.eye(4, dtype=np.float32)
-    scores = reference.copy()
-    scores[0, 0] = np.nan
-    scores[1, 1] = np.inf
-
-    assert agreeing(reference, scores) == 2
+def test_one_number_for_each_sample_tells_no_classes_apart() -> None:
+    assert classes_of(np.ones((3, 1))) is None
+    assert classes_of(np.ones((3, 2, 4))) is None
+    assert classes_of(np.ones((3, 4))) == 4
 
 
-def test_scores_that_are_no_classes_agree_within_a_tenth() -> None:
-    reference = np.ones((3, 1), np.float32)
+def test_errors_are_shares_of_each_samples_own_size() -> None:
+    reference = np.array([[3.0, 4.0], [30.0, 40.0]])
 
-    assert classes_of(reference) is None
-    assert agreeing(reference, reference * [[1.05], [1.2], [1.0]]) == 2
-
-
-def test_an_outlier_widens_the_full_range_but_not_the_one_of_least_error() -> None:
-    counts = np.zeros(2048, np.int64)
-    counts[:64] = 100_000
-    counts[-1] = 1
-    spread = Spread(0.0, 100.0, counts)
-
-    assert take_range(spread, "minmax") == (0, 100)
-    assert take_range(spread, "mse")[1] < 5
-    assert take_range(spread, "percentile")[1] < 5
-
-
-def test_a_constant_tensor_keeps_its_range() -> None:
-    spread = Spread(2.0, 2.0, np.ones(2048, np.int64))
-
-    assert take_range(spread, "mse") == (2, 2)
+    assert sample_errors(reference, reference * 1.1) == pytest.approx([0.1, 0.1])

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from quarterdeck_controller.optimize.quantize.graph import Index, all_graphs
+from quarterdeck_controller.optimize.quantize.graph import Index, subgraphs
 from quarterdeck_controller.optimize.quantize.make import make
 from quarterdeck_controller.optimize.quantize.spread import Spreads
 from quarterdeck_controller.optimize.quantize.treatment import (
@@ -68,8 +68,7 @@ def gate_operators(
     gated.CopyFrom(model)
     gate = free_name(gated.graph, "gate")
     work = _Work(gated, spreads, recipe, operators, gate)
-    for graph in list(all_graphs(gated.graph)):
-        work.gate(graph)
+    work.gate(gated.graph)
     value = helper.make_tensor_value_info(gate, TensorProto.INT64, [])
     gated.graph.input.append(value)
     return Gated(gated, gate, tuple(work.candidates))
@@ -85,13 +84,15 @@ class _Work:
     candidates: list[Candidate] = field(default_factory=list)
 
     def gate(self, graph: onnx.GraphProto) -> None:
-        """Gate the operators of one graph, not of those inside it."""
+        """Gate the operators of a graph and of those inside it."""
         index = Index.of(graph)
         nodes: list[onnx.NodeProto] = []
         inside: set[str] = set()
         for node in graph.node:
             if node.name in inside:
                 continue
+            for inner in subgraphs(node):
+                self.gate(inner)
             group = _group(index, node)
             made = self._variant(index, group) if group else None
             if made is None:

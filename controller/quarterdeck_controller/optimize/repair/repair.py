@@ -49,6 +49,7 @@ def mend(
     stored: Stored,
     *,
     batch: int,
+    equal: float = EQUAL,
 ) -> tuple[onnx.ModelProto, int, tuple[str, ...]]:
     """Return the graph with the repairs that keep its outputs.
 
@@ -57,6 +58,7 @@ def mend(
         repairs: Those that are not made on the float graph are passed over.
         stored: Calibration samples.
         batch: How many samples may be run at once.
+        equal: Largest relative error of an output that a repair may bring.
 
     Returns:
         The graph, how many operators changed, and what to know.
@@ -73,10 +75,10 @@ def mend(
         copy.CopyFrom(model)
         found = REPAIRS[name](copy, stored, batch=batch, rows=rows)
         worst = _worst(expected, _run(copy, feeds)) if found else 0.0
-        if worst > EQUAL:
+        if worst > equal:
             notes.append(
                 f"{name} was undone: it changed outputs by {worst:.1e}, "
-                f"at most {EQUAL:.0e} may be"
+                f"at most {equal:.0e} may be"
             )
         elif found:
             model = copy
