@@ -101,7 +101,8 @@ def judge(
     if metric.about.labelled:
         _check_labels(metric, labels, len(judged))
     evidence = metric.evidence(outputs, labels, reference)
-    agrees = metric.agrees(outputs, reference)
+    sound = finite(judged)
+    agrees = metric.agrees(outputs, reference) & sound
     return Judged(
         score=evidence.score(),
         ci95=_interval(evidence, len(judged), seed),
@@ -114,7 +115,7 @@ def judge(
         agreement=float(agrees.mean()),
         agrees=agrees,
         values=evidence.values(),
-        broken=int((~finite(judged)).sum()),
+        broken=int((~sound).sum()),
         evidence=evidence,
     )
 

@@ -13,6 +13,7 @@ Outputs that are not finite numbers count as wrong, and are counted (``broken``)
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import copysign
 from typing import Any, Protocol
 
 import numpy as np
@@ -119,10 +120,9 @@ def points(about: About, reference: float, score: float) -> float:
     worse = score - reference if about.lower_is_better else reference - score
     if about.unit in {SHARE, DECIBEL}:
         return round((100 if about.unit == SHARE else 10) * worse, _DIGITS)
-    if worse == 0:
-        return 0.0
-    share = worse / max(abs(reference), np.finfo(np.float64).tiny)
-    return round(float(np.clip(100 * share, -MAX_POINTS, MAX_POINTS)), _DIGITS)
+    if 100 * abs(worse) > MAX_POINTS * abs(reference):
+        return copysign(MAX_POINTS, worse)
+    return round(100 * worse / abs(reference), _DIGITS) if worse else 0.0
 
 
 def pick(outputs: Outputs, name: str) -> Output:

@@ -39,7 +39,8 @@ def wilson(count: int, total: int) -> Interval:
     centre = share + Z95 * Z95 / (2 * total)
     spread = Z95 * sqrt(share * (1 - share) / total + Z95**2 / (4 * total * total))
     scale = 1 + Z95 * Z95 / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # rounding apart
 
 
 def paired_difference(first: Array, second: Array) -> Interval:
