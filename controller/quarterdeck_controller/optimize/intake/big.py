@@ -70,10 +70,19 @@ def put_apart(model: ModelProto, apart: Path, folder: Path) -> None:
             _refer(tensor, apart.name, start, length)
 
 
-def write(model: ModelProto, out: Path, *, is_apart: bool) -> None:
-    """Write the model: one file, or with ``<out>.data`` beside it from 1 GiB on."""
+def write(
+    model: ModelProto, out: Path, *, is_apart: bool, limit: int = ONE_FILE_BYTES
+) -> None:
+    """Write the model: one file, or ``<out>.data`` beside it from ``limit`` bytes on.
+
+    Args:
+        model: What to write; it is changed.
+        out: The file.
+        is_apart: Whether the weights are in ``<out>.data`` already.
+        limit: How many bytes of weights are too many for one file.
+    """
     apart = out.with_suffix(".data")
-    large = sum(map(size_of, tensors(model))) >= ONE_FILE_BYTES
+    large = sum(map(size_of, tensors(model))) >= limit
     if large and not is_apart:
         put_apart(model, apart, out.parent)
     if is_apart and not large:

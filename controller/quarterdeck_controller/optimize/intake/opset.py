@@ -7,7 +7,7 @@ few operators whose form has changed since opset 11 are rewritten here, which le
 everything else as it is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from onnx import (
     GraphProto,
     ModelProto,
     NodeProto,
+    ValueInfoProto,
     helper,
     numpy_helper,
     version_converter,
@@ -29,6 +30,7 @@ from quarterdeck_controller.optimize.intake.graph import (
 )
 from quarterdeck_controller.optimize.intake.kinds import TARGET_OPSET
 
+ConvertError = version_converter.ConvertError
 REWRITE_FROM = 11
 PIXELS_NAMED = 11
 """Since then a Resize says how it counts pixels."""
@@ -44,6 +46,34 @@ def convert(model: ModelProto) -> ModelProto:
         for node in walk(converted.graph):
             if node.op_type == "Resize":
                 _count_pixels_as_before(node)
+    return converted
+
+
+def convert_fixed(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> ModelProto:
+    """Return the model in opset 17 by way of fixed shapes.
+
+    From before opset 7 the converter asks for sizes, to tell how a node broadcasts;
+    afterwards they are free again.
+
+    Args:
+        model: It is changed.
+        shapes: A shape that each input can have.
+    """
+    ends = [ValueInfoProto() for _ in (*model.graph.input, *model.graph.output)]
+    for kept, value in zip(
+        ends, (*model.graph.input, *model.graph.output), strict=True
+    ):
+        kept.CopyFrom(value)
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for dim, size in zip(dims, shapes.get(value.name, ()), strict=False):
+            dim.dim_value = size
+    model.ir_version = max(model.ir_version, 8)  # initializers need be no inputs
+    converted = convert(model)
+    inputs = len(model.graph.input)
+    replace(converted.graph.input, ends[:inputs])
+    replace(converted.graph.output, ends[inputs:])
+    del converted.graph.value_info[:]
     return converted
 
 

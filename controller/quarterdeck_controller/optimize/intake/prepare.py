@@ -35,12 +35,18 @@ HALF_EQUAL = 0.02
 """Half precision rounds at every operator; without that, outputs differ by as much."""
 
 
-def prepare(request: PrepareRequest, apart_bytes: int = big.APART_BYTES) -> Prepared:
+def prepare(
+    request: PrepareRequest,
+    *,
+    apart_bytes: int = big.APART_BYTES,
+    file_bytes: int = big.ONE_FILE_BYTES,
+) -> Prepared:
     """Write the prepared model to ``request.out``, large weights beside it.
 
     Args:
         request: What to prepare.
-        apart_bytes: Weights of more bytes are never all in memory.
+        apart_bytes: Weights of more bytes are not held in memory.
+        file_bytes: Weights of as many bytes are written to a file of their own.
 
     Raises:
         RejectedError: ``MODEL_INVALID`` when the float model itself does not run, gives
@@ -58,7 +64,7 @@ def prepare(request: PrepareRequest, apart_bytes: int = big.APART_BYTES) -> Prep
     nodes = treatable(work.model, request.out.parent)
     if work.draft is not None:
         work.draft.unlink(missing_ok=True)
-    big.write(work.model, request.out, is_apart=is_apart)
+    big.write(work.model, request.out, is_apart=is_apart, limit=file_bytes)
     return Prepared(batch=batch, nodes=nodes, notes=tuple(work.notes))
 
 
@@ -84,11 +90,12 @@ def _spread(count: int) -> list[int]:
 def _find_reference(work: Work) -> None:
     """Run the model as it came, or as close to it as the runtime takes."""
     refused: RejectedError | None = None
+    shapes = _shapes(work)
     attempts: list[tuple[Step, str]] = [
         (lambda model: model, ""),
         (opset.lower_ir, "the runtime does not know its IR version, which was lowered"),
         (
-            opset.convert,
+            partial(opset.convert_fixed, shapes=shapes),
             f"the runtime does not run opset {opset_of(work.model)}: converted unseen",
         ),
     ]
@@ -99,7 +106,7 @@ def _find_reference(work: Work) -> None:
             work.model, work.expected = _run_twice(work, step(copy))
         except RejectedError as error:
             refused = refused or error
-        except RuntimeError:  # the converter gave up
+        except (RuntimeError, opset.ConvertError):
             continue
         else:
             work.notes += [note] if note else []
@@ -111,8 +118,14 @@ def _find_reference(work: Work) -> None:
     raise RejectedError(Code.MODEL_INVALID, told) from refused
 
 
+def _shapes(work: Work) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in work.feeds[0].items()}
+
+
 def _run_twice(work: Work, model: ModelProto) -> tuple[ModelProto, Outputs]:
-    found = outputs_of(openable(model, work.draft), work.feeds)
+    # in one session: a new one begins its random numbers again
+    twice = [*work.feeds, work.feeds[0]]
+    *found, again = outputs_of(openable(model, work.draft), twice)
     for number, outputs in enumerate(found):
         for name, array in outputs.items():
             if array.dtype.kind == "f" and np.isnan(array).any():
@@ -121,8 +134,7 @@ def _run_twice(work: Work, model: ModelProto) -> tuple[ModelProto, Outputs]:
                     f"the float model gives NaN for sample {number} of the data in "
                     f"output {name}",
                 )
-    again = work.run(model, work.feeds[:1])
-    off = furthest(found[:1], again)
+    off = furthest(found[:1], [again])
     if off > EQUAL:
         raise RejectedError(
             Code.MODEL_INVALID,
@@ -151,7 +163,8 @@ def _simplify(work: Work) -> None:
 def _convert(work: Work) -> None:
     before = opset_of(work.model)
     name = f"conversion from opset {before} to {TARGET_OPSET}"
-    if work.try_step(name, opset.convert, opset.restamp):
+    fixed = partial(opset.convert_fixed, shapes=_shapes(work))
+    if work.try_step(name, opset.convert, opset.restamp, fixed):
         work.notes.append(
             f"converted from opset {before} to {TARGET_OPSET}; outputs are equal"
         )

@@ -25,7 +25,6 @@ from quarterdeck_controller.optimize.intake.graph import (
     attribute_of,
     opset_of,
     tensors,
-    walk,
 )
 from quarterdeck_controller.optimize.intake.quantized import signs_of_quantization
 from quarterdeck_controller.optimize.intake.shapes import takes_batches
@@ -268,9 +267,12 @@ def _facts(
 
 
 def _depthwise(model: ModelProto) -> int:
+    inside = {t.name: t.dims[1] for t in tensors(model) if len(t.dims) > 1}
     return sum(
-        node.op_type == "Conv" and attribute_of(node, "group", 1) > 1
-        for node in walk(model.graph)
+        node.op_type == "Conv"
+        and attribute_of(node, "group", 1) > 1
+        and inside.get(node.input[1], 1) == 1
+        for node in all_nodes(model)
     )
 
 
