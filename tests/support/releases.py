@@ -137,7 +137,7 @@ def evaluation(
             "decision": decision,
             "reason": "best within the budget" if decision == "accepted" else "slow",
             "metric": "top1",
-            "unit": "point",
+            "unit": "%",
             "samples": 100,
             "selection_samples": 100,
             "looks": 1,

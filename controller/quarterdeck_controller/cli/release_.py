@@ -12,6 +12,7 @@ from quarterdeck_controller.optimize.evaluation import (
     MAX_EVALUATION_BYTES,
     Evaluation,
 )
+from quarterdeck_controller.optimize.report.table import number
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog, Release, Variant
 from quarterdeck_shared.clock import SystemClock
@@ -19,7 +20,7 @@ from quarterdeck_shared.errors import RejectedError
 
 app = typer.Typer(no_args_is_help=True)
 
-_COLUMNS = ("class", "recipe", "size", "of float", "accuracy", "float", "latency",
+_COLUMNS = ("class", "recipe", "size", "of float", "score", "float", "latency",
             "decision", "artifact")  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def _show(catalog: Catalog, release: Release, *, as_json: bool) -> None:
     print_table(
         _COLUMNS,
         [_row(variants[name], measured[name]) for name in variants],
-        right=("size", "of float", "accuracy", "float", "latency"),
+        right=("size", "of float", "score", "float", "latency"),
     )
     if release.override:
         out.print(f"override: {release.override}", markup=False)
@@ -143,6 +144,7 @@ def _detail(variant: Variant, measured: Evaluation | None) -> dict[str, object]:
         "decision": measured.decision,
         "reason": measured.reason,
         "metric": measured.metric,
+        "unit": measured.unit,
         "score": measured.variant and measured.variant.score,
         "float_score": measured.reference.score,
         "float_bytes": measured.reference.bytes,
@@ -163,8 +165,8 @@ def _row(variant: Variant, measured: Evaluation | None) -> tuple[str, ...]:
         recipe,
         _kib(size),
         f"{size / measured.reference.bytes:.0%}",
-        _percent(score),
-        _percent(measured.reference.score),
+        "" if score is None else _scored(score, measured.unit),
+        _scored(measured.reference.score, measured.unit),
         "" if measured.latency_ratio is None else f"x {measured.latency_ratio:.2f}",
         "refused, overridden" if overridden else measured.decision,
         short,
@@ -175,5 +177,5 @@ def _kib(size: int) -> str:
     return f"{size / 1024:.0f} KiB"
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
+def _scored(score: float, unit: str) -> str:
+    return f"{number(score, unit)} {unit}"
