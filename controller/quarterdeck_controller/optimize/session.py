@@ -3,19 +3,17 @@
 What the runtime raises has no common base; it is translated here and nowhere else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
+from quarterdeck_controller.optimize.data.stored import Array
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.session import Session
 
-Array = NDArray[Any]
 Feed = dict[str, Array]
 
 PROVIDERS = ["CPUExecutionProvider"]
@@ -92,36 +90,3 @@ def tensor_outputs(session: ort.InferenceSession) -> tuple[str, ...]:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:MAX_TOLD]
-
-
-def open_samples(folder: Path, inputs: Sequence[str]) -> Feed:
-    """Return the stored samples, mapped: only what is run is read."""
-    return {
-        name: np.load(folder / f"{number}.npy", mmap_mode="r", allow_pickle=False)
-        for number, name in enumerate(inputs)
-    }
-
-
-def count(samples: Feed) -> int:
-    """Return how many samples there are."""
-    return len(next(iter(samples.values())))
-
-
-def batches(samples: Feed, size: int) -> Iterator[Feed]:
-    """Yield all samples, ``size`` at a time."""
-    for start in range(0, count(samples), size):
-        yield {
-            k: np.ascontiguousarray(v[start : start + size]) for k, v in samples.items()
-        }
-
-
-def rows(samples: Feed, chosen: Sequence[int]) -> Iterator[Feed]:
-    """Yield the chosen samples one at a time."""
-    for row in chosen:
-        yield {k: np.ascontiguousarray(v[row : row + 1]) for k, v in samples.items()}
-
-
-def scores(session: ort.InferenceSession, output: str, feeds: Iterator[Feed]) -> Array:
-    """Return one output for every sample, samples first."""
-    parts = [np.asarray(session.run([output], feed)[0]) for feed in feeds]
-    return np.concatenate(parts)
