@@ -111,8 +111,8 @@ def _without_weights(path: Path, scratch: Path) -> onnx.ModelProto:
                 bare.external_data.add(key=key, value=str(value))
             file.write(data)
             tensor.CopyFrom(bare)
-    light = onnx.ModelProto.FromString(model.SerializeToString())
-    del model
+    light = onnx.ModelProto()
+    light.ParseFromString(model.SerializeToString())
     return light
 
 

@@ -24,6 +24,8 @@ def shrink(model: onnx.ModelProto, *, names: bool = False) -> onnx.ModelProto:
     """
     model.doc_string = ""
     drop_unused(model.graph)
+    if not names:
+        _leave_out_zeros(model.graph)
     _share_constants(model.graph, {}, {})
     drop_unused(model.graph)
     for graph in all_graphs(model.graph):
@@ -52,6 +54,23 @@ def _drop_text(graph: onnx.GraphProto) -> None:
         value.doc_string = ""
     for tensor in graph.initializer:
         tensor.doc_string = ""
+
+
+def _leave_out_zeros(graph: onnx.GraphProto) -> None:
+    """Leave out the zero points of biases, which are four bytes each and all zero.
+
+    The runtime fuses operators without them; it does not fuse a Gemm whose weights
+    have none.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or len(node.input) == len(("x", "scale")):
+            continue
+        zeros = constants.get(node.input[2])
+        if zeros is None or zeros.data_type != onnx.TensorProto.INT32:
+            continue
+        if not onnx.numpy_helper.to_array(zeros).any():
+            del node.input[2]
 
 
 Key = tuple[int, tuple[int, ...], bytes]

@@ -148,7 +148,7 @@ class _Writer:
         nonzero = np.abs(values[values != 0])
         if nonzero.max(initial=0) > LARGEST_HALF or not np.isfinite(nonzero).all():
             return
-        if self.others and (nonzero < SMALLEST_HALF).mean() > FEW:
+        if self.others and (nonzero < SMALLEST_HALF).sum() > FEW * nonzero.size:
             return
         name = f"{tensor.name}_half"
         self._constant(name, values.astype(np.float16))
