@@ -4,7 +4,7 @@
 arXiv 1906.04721); ``round`` rounds weights by what they multiply (``rounding``). Layers
 are taken in blocks in the graph's order, so that later ones see what earlier ones
 became. A block is kept only when the outputs' error falls on calibration samples that
-it was not tuned on.
+it was not tuned on, and by more than chance.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,10 +28,11 @@ from quarterdeck_controller.optimize.repair.observe import (
 from quarterdeck_controller.optimize.repair.rounding import round_weights
 from quarterdeck_controller.optimize.session import infer, tensor_outputs
 
-SAMPLES = 64
-HELD_OUT = 4
+SAMPLES = 96
+HELD_OUT = 3
 """Every so many samples, one is held out."""
 FEWEST = 8
+TINY = 1e-30
 BLOCKS = 8
 VECTORS = 2048
 """Inputs of a layer from which second moments come."""
@@ -109,33 +110,43 @@ class _Work:
 
     def apply(self, name: Repair, tuner: "Tuner") -> None:
         """Tune block by block, and keep what makes the held-out error fall."""
-        start = least = self.error()
+        start = least = self.noise()
         kept = 0
         for block in tuner.blocks(self.layers):
             before = [tensor.SerializeToString() for tensor in _integers_of(block)]
             touched = tuner.tune(self, block)
-            error = self.error() if touched else least
-            if error < least:
-                least, kept = error, kept + touched
+            found = self.noise() if touched else least
+            if is_better(found, least):
+                least, kept = found, kept + touched
                 continue
             for tensor, data in zip(_integers_of(block), before, strict=True):
                 tensor.ParseFromString(data)
-        self.notes.append(_told(name, kept, len(self.layers), start, least))
+        told = _told(name, kept, len(self.layers), start.mean(), least.mean())
+        self.notes.append(told)
 
-    def error(self) -> float:
-        """Return the outputs' noise on held-out samples, as a share of their power."""
-        names = self.expected[0].keys()
-        noise, power = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-        found = _outputs(self.quantized, self.stored, self.batch, self.held)
-        for wanted, got in zip(self.expected, found, strict=True):
+    def noise(self) -> Array:
+        """Return the noise of each held-out sample, as a share of an output's power.
+
+        An output that does not have the samples first is as many samples as it has
+        entries there.
+        """
+        found: dict[str, list[Array]] = {}
+        power: dict[str, list[Array]] = {}
+        outputs = _outputs(self.quantized, self.stored, self.batch, self.held)
+        for wanted, got in zip(self.expected, outputs, strict=True):
             for name, one in wanted.items():
                 if one.shape != got[name].shape:
-                    return float("inf")
+                    return np.array([np.inf])
                 clear = np.isfinite(one)
-                noise[name] += float(((got[name] - one)[clear] ** 2).sum())
-                power[name] += float((one[clear] ** 2).sum())
-        shares = [noise[name] / max(power[name], 1e-30) for name in names]
-        return float(np.mean(shares)) if shares else 0.0
+                error = np.where(clear, got[name] - one, 0.0)
+                found.setdefault(name, []).append(_by_sample(error))
+                power.setdefault(name, []).append(_by_sample(np.where(clear, one, 0)))
+        shares = [
+            np.concatenate(found[name])
+            / max(float(np.concatenate(power[name]).mean()), TINY)
+            for name in found
+        ]
+        return np.concatenate(shares) if shares else np.zeros(1)
 
     def means(self, model: onnx.ModelProto, names: Mapping[str, int]) -> list[Array]:
         """Return the mean of each channel of the tensors in ``names``, by axis."""
@@ -155,6 +166,27 @@ class _Work:
     ) -> Iterator[dict[str, Array]]:
         """Yield tensors on the samples that are learned from."""
         yield from tensors(model, names, self.stored, batch=self.batch, rows=self.learn)
+
+
+def is_better(found: Array, before: Array) -> bool:
+    """Tell whether errors fell by more than chance would have it: one standard error.
+
+    Args:
+        found: Of each sample, after a change.
+        before: Of the same samples.
+    """
+    if found.shape != before.shape or not np.isfinite(found).all():
+        return False
+    fell = before - found
+    return bool(fell.mean() > fell.std() / np.sqrt(len(fell)))
+
+
+def _by_sample(array: Array) -> Array:
+    """Return the energy of each entry of the first axis."""
+    count = array.shape[0] if array.ndim else 1
+    flat = array.reshape(count, array.size // max(count, 1))
+    energy: Array = (flat**2).sum(axis=1)
+    return energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +296,7 @@ def _outputs(
 def _told(name: Repair, kept: int, count: int, start: float, end: float) -> str:
     if not kept:
         return f"{name} changed nothing: the held-out error did not fall"
-    gain = 10 * log10(start / max(end, 1e-30))
+    gain = 10 * log10(start / max(end, TINY))
     return (
         f"{name} changed {kept} of {count} operators; the held-out error fell by "
         f"{gain:.1f} dB"
