@@ -10,6 +10,7 @@ from quarterdeck_controller.optimize.data.split import (
     shared_rows,
     split,
     thinned,
+    thinned_groups,
 )
 from quarterdeck_controller.optimize.data.stored import Array, Stored, Writer
 
@@ -113,6 +114,21 @@ def test_thinning_keeps_the_order_and_takes_nothing_twice(
     assert (np.diff(rows) > 0).all()
     assert rows.min(initial=0) >= 0
     assert rows.max(initial=0) < count
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=30), most=st.integers(1, 99)
+)
+def test_thinning_groups_takes_them_whole(sizes: list[int], most: int) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    rows = tuple(range(len(groups)))
+
+    found = thinned_groups(rows, groups, most)
+
+    taken = set(groups[list(found)].tolist())
+    assert found == tuple(row for row in rows if groups[row] in taken)
+    assert len(found) <= most or len(taken) == 1
+    assert found
 
 
 def test_samples_that_calibrate_and_judge_are_found(tmp_path: Path) -> None:

@@ -89,6 +89,28 @@ def thinned(count: int, most: int) -> Array:
     return np.linspace(0, count - 1, most).astype(np.int64)
 
 
+def thinned_groups(rows: Rows, groups: Array, most: int) -> Rows:
+    """Return at most ``most`` of ``rows`` by leaving out whole groups, evenly spaced.
+
+    For where a sample means nothing without the others of its group, as in retrieval.
+    The last group that would be too many is left out, but never the first.
+
+    Args:
+        rows: Rows of the data.
+        groups: One entry for each sample of the data.
+        most: How many rows.
+    """
+    if len(rows) <= most:
+        return rows
+    mine = _numbered(groups[list(rows)])
+    sizes = np.bincount(mine)
+    kept = max(1, round(len(sizes) * most / len(rows)))
+    chosen = thinned(len(sizes), kept)
+    while len(chosen) > 1 and sizes[chosen].sum() > most:
+        chosen = chosen[:-1]
+    return tuple(np.asarray(rows)[np.isin(mine, chosen)].tolist())
+
+
 def shared_rows(calibration: Stored, evaluation: Stored) -> Rows:
     """Return which samples of ``evaluation`` are in ``calibration`` too."""
     seen = set(_digests(calibration))

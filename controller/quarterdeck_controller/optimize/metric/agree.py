@@ -15,7 +15,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from quarterdeck_controller.optimize.metric.metric import Array, Output, finite
+from quarterdeck_controller.optimize.metric.metric import (
+    Array,
+    Output,
+    finite,
+    slices,
+)
 from quarterdeck_controller.optimize.metric.score import CLOSE, sample_errors
 
 CLOSE_COSINE = 0.99
@@ -122,8 +127,4 @@ def _alike(output: Output, reference: Output) -> bool:
 
 
 def _by_pairs(mine: Array, theirs: Array, of: Callable[[Array, Array], Array]) -> Array:
-    size = 256
-    starts = range(0, len(mine), size)
-    return np.concatenate(
-        [of(mine[at : at + size], theirs[at : at + size]) for at in starts]
-    )
+    return np.concatenate([of(mine[rows], theirs[rows]) for rows in slices(mine)])

@@ -102,7 +102,9 @@ def judge(
         _check_labels(metric, labels, len(judged))
     evidence = metric.evidence(outputs, labels, reference)
     sound = finite(judged)
-    agrees = metric.agrees(outputs, reference) & sound
+    agrees = sound
+    if outputs is not reference:
+        agrees = metric.agrees(outputs, reference) & sound
     return Judged(
         score=evidence.score(),
         ci95=_interval(evidence, len(judged), seed),

@@ -31,7 +31,9 @@ Outputs = Mapping[str, Output]
 
 SHARE, DECIBEL, OTHER = "%", "dB", ""
 MAX_POINTS = 1e6
-_CHUNK = 256
+_AT_ONCE = 1 << 20
+"""Numbers that are worked on at once: outputs are mapped, and may be larger than
+memory."""
 _DIGITS = 9
 """Points are held against budgets: 5.0 must not come out as 5.000000000000004."""
 
@@ -154,8 +156,13 @@ def by_rows(output: Output, of: Callable[[Array], Array]) -> Array:
     """Return what ``of`` makes of the samples, a few at a time, samples first."""
     if not isinstance(output, np.ndarray):
         return np.concatenate([of(one[None]) for one in output])
-    parts = [of(output[at : at + _CHUNK]) for at in range(0, len(output), _CHUNK)]
-    return np.concatenate(parts)
+    return np.concatenate([of(output[rows]) for rows in slices(output)])
+
+
+def slices(array: Array) -> list[slice]:
+    """Return which samples of ``array`` to work on at once."""
+    step = max(1, _AT_ONCE // max(1, array[0].size))
+    return [slice(at, at + step) for at in range(0, len(array), step)]
 
 
 def finite(output: Output) -> Array:
