@@ -23,7 +23,7 @@ MOST_LOST_DB = 2.0
 right for a recipe stay within 1 dB of each other; saturating ones lose 6 to 17 dB."""
 
 EXACT_DB = 40.0
-"""Answers that are closer to float than this, a hundredth of the scores, count as equal:
+"""Answers closer to float than this, a hundredth of the scores, count as equal:
 what is lost beyond is rounding (half precision is computed in half on a Cortex-A76 and
 in float elsewhere: 55 for 70 dB), a fifth of the error that any device is granted."""
 
