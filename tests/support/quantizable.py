@@ -110,7 +110,11 @@ def attention() -> onnx.ModelProto:
     mask = np.zeros((1, 8, 8), np.float32)
     mask[:, :, 5:] = -3.4e38
     constants = {name: normal(n, 64, 64, scale=0.1) for n, name in enumerate(_FOUR)}
-    constants |= {"bq": normal(9, 64), "factor": np.float32([0.1]), "mask": mask}
+    constants |= {
+        "bq": normal(9, 64),
+        "factor": np.array([0.1], np.float32),
+        "mask": mask,
+    }
     return graph(
         nodes, constants, inputs={"x": ["n", 8, 64]}, outputs={"y": ["n", 8, 64]}
     )
@@ -122,7 +126,9 @@ _FOUR = ("wq", "wk", "wv", "wo")
 def gemm(**attributes: float) -> onnx.ModelProto:
     """Return one Gemm of 32 to 24 with these attributes."""
     shape = (24, 32) if attributes.get("transB") else (32, 24)
-    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], **attributes)
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"])
+    for name, value in attributes.items():
+        node.attribute.append(helper.make_attribute(name, value))
     rows: Shape = [32, "n"] if attributes.get("transA") else ["n", 32]
     return graph(
         [node],

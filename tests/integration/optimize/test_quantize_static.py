@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,7 +10,13 @@ import pytest
 from onnx import TensorProto, helper
 
 from quarterdeck_controller.optimize.quantize.make import make
-from quarterdeck_controller.optimize.recipe import Recipe
+from quarterdeck_controller.optimize.recipe import (
+    Calibration,
+    Kind,
+    Overrides,
+    Recipe,
+    Scheme,
+)
 from tests.support.quantizable import (
     attention,
     convolutions,
@@ -44,7 +51,9 @@ def test_every_convolution_runs_in_integers(tmp_path: Path, opset: int) -> None:
 
 @pytest.mark.parametrize("calibration", ["minmax", "percentile", "mse"])
 @pytest.mark.parametrize("scheme", ["u8s8", "u8u8", "s8s8"])
-def test_every_scheme_stays_close_to_float(scheme: str, calibration: str) -> None:
+def test_every_scheme_stays_close_to_float(
+    scheme: Scheme, calibration: Calibration
+) -> None:
     model = convolutions()
     recipe = Recipe("static", scheme=scheme, calibration=calibration)
 
@@ -67,10 +76,10 @@ def test_every_scheme_stays_close_to_float(scheme: str, calibration: str) -> Non
     ],
 )
 def test_every_variation_stays_close_to_float(
-    changed: dict[str, object], least: float
+    changed: dict[str, Any], least: float
 ) -> None:
     model = convolutions()
-    recipe = replace(STATIC, **changed)  # type: ignore[arg-type]
+    recipe = replace(STATIC, **changed)
 
     made = make(model, spreads_of(model, IMAGES), recipe)
 
@@ -153,9 +162,9 @@ def test_products_between_floats_give_out_floats(tmp_path: Path) -> None:
     "attributes", [{}, {"transB": 1}, {"alpha": 0.25}, {"beta": 3.0, "transB": 1}]
 )
 @pytest.mark.parametrize("kind", ["static", "dynamic", "weights", "weights4"])
-def test_a_gemm_keeps_its_factors(kind: str, attributes: dict[str, float]) -> None:
+def test_a_gemm_keeps_its_factors(kind: Kind, attributes: dict[str, float]) -> None:
     model = gemm(**attributes)
-    recipe = Recipe(kind, calibration="minmax")  # type: ignore[arg-type]
+    recipe = Recipe(kind, calibration="minmax")
 
     made = make(model, spreads_of(model, ROWS), recipe)
 
@@ -179,8 +188,8 @@ def test_a_bias_too_large_for_its_channel_does_not_overflow() -> None:
     weights[3] = 1e-9
     node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)
     bias = np.full(64, 2.5, np.float32)
-    shapes = {"inputs": {"x": ["n", 32]}, "outputs": {"y": ["n", 64]}}
-    model = graph([node], {"w": weights, "b": bias}, **shapes)  # type: ignore[arg-type]
+    shapes: dict[str, Any] = {"inputs": {"x": ["n", 32]}, "outputs": {"y": ["n", 64]}}
+    model = graph([node], {"w": weights, "b": bias}, **shapes)
 
     made = make(model, spreads_of(model, ROWS), STATIC)
 
@@ -194,8 +203,8 @@ def test_weights_read_by_two_operators_fit_both() -> None:
         make_node("Relu", ["a"], ["r"]),
         make_node("MatMul", ["r", "w"], ["y"]),
     ]
-    shapes = {"inputs": {"x": ["n", 32]}, "outputs": {"y": ["n", 32]}}
-    model = graph(nodes, {"w": normal(1, 32, 32)}, **shapes)  # type: ignore[arg-type]
+    shapes: dict[str, Any] = {"inputs": {"x": ["n", 32]}, "outputs": {"y": ["n", 32]}}
+    model = graph(nodes, {"w": normal(1, 32, 32)}, **shapes)
 
     both = make(model, spreads_of(model, ROWS), STATIC)
     mixed = make(
@@ -211,8 +220,11 @@ def test_weights_read_by_two_operators_fit_both() -> None:
 
 def test_a_constant_on_the_left_is_quantized_too() -> None:
     node = helper.make_node("MatMul", ["w", "x"], ["y"])
-    shapes = {"inputs": {"x": ["n", 32, 20]}, "outputs": {"y": ["n", 24, 20]}}
-    model = graph([node], {"w": normal(1, 24, 32)}, **shapes)  # type: ignore[arg-type]
+    shapes: dict[str, Any] = {
+        "inputs": {"x": ["n", 32, 20]},
+        "outputs": {"y": ["n", 24, 20]},
+    }
+    model = graph([node], {"w": normal(1, 24, 32)}, **shapes)
     feed = {"x": normal(2, 4, 32, 20)}
 
     static = make(model, spreads_of(model, feed), STATIC)
@@ -226,7 +238,7 @@ def test_a_constant_on_the_left_is_quantized_too() -> None:
 
 def test_each_operator_gets_the_treatment_that_the_recipe_names() -> None:
     model = convolutions()
-    overrides = (
+    overrides: Overrides = (
         ("0_Conv", "float"),
         ("11_Gemm", "dynamic"),
         ("2_Conv", "weights"),
@@ -244,7 +256,12 @@ def test_each_operator_gets_the_treatment_that_the_recipe_names() -> None:
 def test_sixteen_bits_are_closer_than_eight() -> None:
     model = convolutions()
     spreads = spreads_of(model, IMAGES)
-    names = tuple((n, "wide") for n in ("0_Conv", "11_Gemm", "2_Conv", "5_Conv"))
+    names: Overrides = (
+        ("0_Conv", "wide"),
+        ("11_Gemm", "wide"),
+        ("2_Conv", "wide"),
+        ("5_Conv", "wide"),
+    )
 
     wide = make(model, spreads, replace(STATIC, overrides=names)).model
     narrow = make(model, spreads, STATIC).model
@@ -308,8 +325,11 @@ def test_a_convolution_of_signals_runs_in_integers(tmp_path: Path) -> None:
         "Conv", ["x", "w", "b"], ["y"], group=2, dilations=[2], strides=[2]
     )
     held = {"w": normal(1, 32, 4, 5), "b": normal(2, 32)}
-    shapes = {"inputs": {"x": ["n", 8, 40]}, "outputs": {"y": ["n", 32, None]}}
-    model = graph([node], held, **shapes)  # type: ignore[arg-type]
+    shapes: dict[str, Any] = {
+        "inputs": {"x": ["n", 8, 40]},
+        "outputs": {"y": ["n", 32, None]},
+    }
+    model = graph([node], held, **shapes)
     feed = {"x": normal(0, 8, 8, 40)}
 
     made = make(model, spreads_of(model, feed), STATIC)
@@ -323,8 +343,11 @@ def test_an_image_of_bytes_does_not_lie_on_ties() -> None:
     feed = {"x": (levels / 127.5 - 1).astype(np.float32)}
     feed["x"][0, 0, 0, :2] = [-1, 1]
     node = helper.make_node("Conv", ["x", "w"], ["y"])
-    shapes = {"inputs": {"x": ["n", 3, 16, 16]}, "outputs": {"y": ["n", 8, 14, 14]}}
-    model = graph([node], {"w": normal(1, 8, 3, 3, 3)}, **shapes)  # type: ignore[arg-type]
+    shapes: dict[str, Any] = {
+        "inputs": {"x": ["n", 3, 16, 16]},
+        "outputs": {"y": ["n", 8, 14, 14]},
+    }
+    model = graph([node], {"w": normal(1, 8, 3, 3, 3)}, **shapes)
 
     made = make(model, spreads_of(model, feed), STATIC).model
 
@@ -338,9 +361,9 @@ def test_an_image_of_bytes_does_not_lie_on_ties() -> None:
 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic", "weights", "weights4", "fp16"])
-def test_the_same_recipe_gives_the_same_bytes(kind: str) -> None:
+def test_the_same_recipe_gives_the_same_bytes(kind: Kind) -> None:
     model = convolutions()
-    recipe = Recipe(kind, scope="elementwise")  # type: ignore[arg-type]
+    recipe = Recipe(kind, scope="elementwise")
 
     made = [make(model, spreads_of(model, IMAGES), recipe).model for _ in range(2)]
 

@@ -1,6 +1,7 @@
 """Treatments that store weights in fewer bytes, on the real runtime."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,7 +11,10 @@ from onnx import TensorProto, helper
 from quarterdeck_controller.optimize.quantize.make import make
 from quarterdeck_controller.optimize.quantize.products import pack_blocks
 from quarterdeck_controller.optimize.quantize.shrink import shrink
-from quarterdeck_controller.optimize.recipe import Recipe
+from quarterdeck_controller.optimize.recipe import (
+    Recipe,
+    Scheme,
+)
 from tests.support.quantizable import (
     attention,
     convolutions,
@@ -31,7 +35,7 @@ COUNTED = {"ids": np.array([[0, 7, 3], [499, 2, 0]], np.int64)}
 
 def embedding(axis: int = 0) -> onnx.ModelProto:
     node = helper.make_node("Gather", ["table", "ids"], ["y"], axis=axis, name="rows")
-    model = graph([node], {"table": normal(1, 500, 40)}, inputs={}, outputs={"y": None})
+    model = graph([node], {"table": normal(1, 500, 40)}, inputs={}, outputs={"y": []})
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", 3])
     model.graph.input.append(ids)
     return onnx.shape_inference.infer_shapes(model)
@@ -108,10 +112,10 @@ def test_a_dynamic_product_is_one_kernel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["u8s8", "u8u8"])
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_dynamic_products_take_either_type_of_weights(
-    scheme: str, per_channel: bool
+    scheme: Scheme, per_channel: bool
 ) -> None:
     model = attention()
-    recipe = Recipe("dynamic", scheme=scheme, per_channel=per_channel)  # type: ignore[arg-type]
+    recipe = Recipe("dynamic", scheme=scheme, per_channel=per_channel)
 
     made = make(model, {}, recipe).model
 
@@ -159,7 +163,7 @@ def test_weights_that_are_not_finite_stay_as_they_are() -> None:
     table = normal(1, 300, 4)
     table[5] = -np.inf
     node = helper.make_node("Gather", ["table", "ids"], ["y"], name="rows")
-    model = graph([node], {"table": table}, inputs={}, outputs={"y": None})
+    model = graph([node], {"table": table}, inputs={}, outputs={"y": []})
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])
     model.graph.input.append(ids)
     feed = {"ids": np.array([5, 6], np.int64)}
@@ -171,9 +175,12 @@ def test_weights_that_are_not_finite_stay_as_they_are() -> None:
 
 def test_anchors_and_other_constants_keep_eleven_bits() -> None:
     node = helper.make_node("Add", ["x", "anchors"], ["y"], name="add")
-    shapes = {"inputs": {"x": [1, 896, 4]}, "outputs": {"y": [1, 896, 4]}}
+    shapes: dict[str, Any] = {
+        "inputs": {"x": [1, 896, 4]},
+        "outputs": {"y": [1, 896, 4]},
+    }
     held = {"anchors": normal(1, 1, 896, 4)}
-    model = graph([node], held, **shapes)  # type: ignore[arg-type]
+    model = graph([node], held, **shapes)
     feed = {"x": np.zeros((1, 896, 4), np.float32)}
 
     made = make(model, {}, WEIGHTS).model

@@ -1,6 +1,7 @@
 """Spreads and the ranges that follow from them; grids; shrinking."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -155,7 +156,7 @@ def test_a_range_from_zero_starts_at_the_lowest_level() -> None:
 
 
 def test_a_bias_fits_32_bits_after_its_scale_was_enlarged() -> None:
-    bias, scales = np.float32([5, -3]), np.float32([1e-10, 0.01])
+    bias, scales = np.array([5, -3], np.float32), np.array([1e-10, 0.01], np.float32)
 
     enlarged = scales_for_bias(scales, bias, 0.02)
     levels, units = quantize_bias(bias, 0.02, enlarged)
@@ -170,8 +171,8 @@ def test_shrinking_keeps_what_is_public_and_says_the_same() -> None:
         onnx.helper.make_node("Mul", ["a", "same"], ["y"]),
     ]
     held = {"one": normal(0, 40), "same": normal(0, 40), "unused": normal(1, 400)}
-    shapes = {"inputs": {"x": ["n", 40]}, "outputs": {"y": ["n", 40]}}
-    model = graph(nodes, held, **shapes)  # type: ignore[arg-type]
+    shapes: dict[str, Any] = {"inputs": {"x": ["n", 40]}, "outputs": {"y": ["n", 40]}}
+    model = graph(nodes, held, **shapes)
     model.metadata_props.add(key="labels", value="cat,dog")
     feed = {"x": normal(2, 3, 40)}
     expected = run(model, feed)
