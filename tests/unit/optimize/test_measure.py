@@ -203,6 +203,21 @@ def test_a_fingerprint_does_not_depend_on_the_order_of_the_nodes() -> None:
 # ---- what is known -------------------------------------------------------------------
 
 
+def test_a_report_keeps_its_form_on_disk() -> None:
+    assert REPORT.encode() == (
+        b'{"v":1,"device":"board-1","device_class":"board-arm64","machine":{"isa":'
+        b'["aarch64","dotprod"],"memory_mb":900,"cpus":4,"runtime":"1.24","providers":'
+        b'[],"simulated":false},"measured":"2026-11-01T12:00:00Z","variant_sha256":"'
+        + b"a" * 64
+        + b'","float_sha256":"'
+        + b"b" * 64
+        + b'","session":{"threads":1,"arena":true,"prepack":true,"precise":false},'
+        b'"variant":{"p50_ms":2.0,"p90_ms":3.0,"p99_ms":4.0,"cpu_ms":2.0},"reference":'
+        b'{"p50_ms":2.0,"p90_ms":3.0,"p99_ms":4.0,"cpu_ms":2.0},"ratio":0.5,'
+        b'"peak_memory_mb":80.0,"load_ms":20.0}'
+    )
+
+
 def test_a_kept_latency_is_found_again(tmp_path: Path) -> None:
     known = Known(tmp_path / "latencies")
     known.keep(REPORT)
