@@ -333,3 +333,24 @@ def test_a_bomb_is_refused_before_it_is_opened(tmp_path: Path) -> None:
         load(request, most_bytes=1 << 20)
 
     assert not (tmp_path / "out" / "0.bin").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "object", "float8e4m3fn"])
+def test_an_input_of_a_type_that_arrays_cannot_hold_is_refused(
+    tmp_path: Path, dtype: str
+) -> None:
+    odd = Tensor(name="x", dtype=dtype, shape=(None, 3))
+
+    with pytest.raises(RejectedError, match="which arrays cannot hold"):
+        bring(tmp_path, Samples({"x": GOOD}), odd)
+
+
+def test_a_disk_that_is_full_on_the_way_is_said(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0.bin").symlink_to("/dev/full")
+    wide = Tensor(name="x", dtype="float32", shape=(None, 3, 4096))
+
+    with pytest.raises(RejectedError) as refused:
+        bring(tmp_path, Samples({"x": np.ones((9, 3, 4096), np.float32)}), wide)
+
+    assert refused.value.code is Code.DISK_FULL

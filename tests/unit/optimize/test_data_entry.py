@@ -135,3 +135,20 @@ def test_a_file_finds_the_modules_beside_it(tmp_path: Path) -> None:
     )
 
     assert bring(tmp_path, body).count == 4
+
+
+def test_the_digest_is_of_the_samples_and_not_of_how_they_came(tmp_path: Path) -> None:
+    x = np.arange(40, dtype=np.float32).reshape(20, 2)
+    np.savez_compressed(tmp_path / "d.npz", x=x, labels=np.arange(20))
+    body = (
+        "def batches():\n"
+        "    x = np.arange(40, dtype=np.float32).reshape(20, 2)\n"
+        "    for at in range(0, 20, 3):\n"
+        "        labels = np.arange(20)[at:at + 3]\n"
+        "        yield {'x': x[at:at + 3], 'labels': labels}\n"
+    )
+    request = LoadRequest(
+        source=str(tmp_path / "d.npz"), out=tmp_path / "other", inputs=(X,)
+    )
+
+    assert bring(tmp_path, body).sha256 == load(request).sha256

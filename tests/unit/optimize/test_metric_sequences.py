@@ -137,3 +137,13 @@ def test_a_broken_sample_has_every_character_wrong() -> None:
 
     assert found.variant.score == 1
     assert found.variant.agreement == 0
+
+
+def test_a_variant_that_never_differs_is_not_proven_the_same_by_few_samples() -> None:
+    labels = np.array([[1, 2], [3, 1]])
+    scores = one_hot([1, 2], [3, 1])
+
+    found = compare(parse_metric("cer"), {"y": scores.copy()}, labels, {"y": scores})
+
+    assert found.drop_points == 0
+    assert found.drop_ci95[0] < -30 < 30 < found.drop_ci95[1]

@@ -54,7 +54,7 @@ def check_array(
     Raises:
         RejectedError: ``DATA_INVALID`` when the model does not take it.
     """
-    if dtype != np.dtype(tensor.dtype):
+    if dtype != _numpy_type(where, tensor):
         raise invalid(
             f"{where}: {tensor.name} is {dtype}, the model takes {tensor.dtype}; "
             f"save it with .astype('{tensor.dtype}')"
@@ -110,6 +110,18 @@ def check_beside(where: str, what: str, shape: tuple[int, ...], count: int) -> N
             f"{where}: {what} have shape {list(shape)}, there are {count} samples; "
             f"bring shape [{count}{', ...' if what == LABELS else ''}]"
         )
+
+
+def _numpy_type(where: str, tensor: Tensor) -> "np.dtype[np.generic]":
+    try:
+        dtype = np.dtype(tensor.dtype)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "biuf":
+        raise invalid(
+            f"{where}: {tensor.name} takes {tensor.dtype}, which arrays cannot hold"
+        )
+    return dtype
 
 
 def _about_reserved(missing: Sequence[str]) -> str:

@@ -33,6 +33,8 @@ from quarterdeck_controller.optimize.data.samples import GROUPS, LABELS, Array
 from quarterdeck_controller.optimize.data.split import thinned
 from quarterdeck_controller.optimize.data.stored import Writer
 from quarterdeck_controller.optimize.steps import Loaded, LoadRequest, Tensor
+from quarterdeck_shared.durable import disk_code
+from quarterdeck_shared.errors import RejectedError
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -49,7 +51,8 @@ def load(request: LoadRequest, *, most_bytes: int = MAX_BYTES) -> Loaded:
 
     Raises:
         RejectedError: ``DATA_INVALID`` when they cannot be read, do not fit the
-            model's inputs, are none, or are more than ``most_bytes`` or the disk hold.
+            model's inputs, are none, or are more than ``most_bytes`` or the disk hold;
+            ``DISK_FULL`` or ``DISK_FAILED`` when they cannot be written.
     """
     request.out.mkdir(parents=True, exist_ok=True)
     source = open_source(request.source, request.inputs, request.out)
@@ -60,7 +63,11 @@ def load(request: LoadRequest, *, most_bytes: int = MAX_BYTES) -> Loaded:
     _check_room(source, taken, request.out, most_bytes)
     limit = min(request.most or MAX_UNCOUNTED, MAX_UNCOUNTED)
     sink = _Sink(source.origin, request.inputs, request.out, most_bytes)
-    more = sink.drain(source.batches(rows), None if source.count else limit)
+    try:
+        more = sink.drain(source.batches(rows), None if source.count else limit)
+    except OSError as error:
+        told = f"samples could not be written to {request.out}: {error.strerror}"
+        raise RejectedError(disk_code(error), told) from error
     notes = (*source.notes, *_about_count(source, sink.count, limit, more=more))
     return Loaded(
         count=sink.count,

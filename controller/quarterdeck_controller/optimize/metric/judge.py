@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from quarterdeck_controller.optimize.evaluation import ClassScore
 from quarterdeck_controller.optimize.metric.given import FEW_RESAMPLES, Given, Whole
 from quarterdeck_controller.optimize.metric.metric import (
@@ -146,9 +148,13 @@ def paired_drop(
         )
 
     count = len(variant.values)
-    return drop, bootstrap(
+    low, high = bootstrap(
         resampled, count, resamples=_resamples(variant.evidence), seed=seed
     )
+    if metric.about.unit == SHARE and np.array_equal(reference.values, variant.values):
+        unseen = 100 * wilson(0, count)[1]  # no sample differs: so many still may
+        low, high = min(low, -unseen), max(high, unseen)
+    return drop, (low, high)
 
 
 def compare(
