@@ -613,6 +613,21 @@ def test_a_model_that_answers_differently_every_time_is_refused(
     assert "answers differently every time" in refused(model, tmp_path)
 
 
+def test_outputs_that_cannot_be_judged_are_not_given(tmp_path: Path) -> None:
+    model = build(
+        [
+            helper.make_node("Relu", ["x"], ["y"]),
+            helper.make_node("Constant", [], ["word"], value_string="yes"),
+        ]
+    )
+    word = helper.make_tensor_value_info("word", TensorProto.STRING, [])
+    model.graph.output.insert(0, word)
+
+    _, made = prepared(model, features(), tmp_path)
+
+    assert [value.name for value in made.graph.output] == ["y"]
+
+
 # large models -------------------------------------------------------------------------
 
 

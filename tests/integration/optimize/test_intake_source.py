@@ -278,6 +278,36 @@ def test_what_the_runtime_saved_for_one_machine_is_refused(tmp_path: Path) -> No
     assert "saved it after optimizing it for one kind of machine (ReorderInput)" in told
 
 
+# damaged ------------------------------------------------------------------------------
+
+
+def test_a_tensor_of_too_few_bytes_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    model = product()
+    model.graph.initializer[0].raw_data = bytes(100)
+
+    told = refusal(model, tmp_path)
+
+    assert "damaged: tensor w holds 100 bytes, its shape [8, 64] takes 2048" in told
+
+
+def test_a_damaged_file_is_looked_at_or_refused_never_a_crash(tmp_path: Path) -> None:
+    data = product().SerializeToString()
+    path = tmp_path / "model.onnx"
+    refusals = 0
+
+    for _ in range(400):
+        damaged = bytearray(data)
+        for at in RNG.integers(0, 120, 2):
+            damaged[at] = RNG.integers(0, 256)
+        path.write_bytes(bytes(damaged))
+        try:
+            inspect(InspectRequest(model=path))
+        except RejectedError:
+            refusals += 1
+
+    assert refusals > 100
+
+
 # inputs and outputs -------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from quarterdeck_controller.optimize.session import (
     open_session,
     tensor_outputs,
 )
+from quarterdeck_shared.session import Session
 
 Array = NDArray[Any]
 SMALL = 1e-3
@@ -26,10 +27,13 @@ Outputs = list[dict[str, Array]]
 def outputs_of(model: Path | bytes, feeds: Sequence[Feed]) -> Outputs:
     """Return what the model gives for ``feeds``.
 
+    A model in a file is mapped, and its weights are not copied into the kernels' own
+    layout, which would double them.
+
     Raises:
         RejectedError: ``MODEL_INVALID`` when the runtime cannot open or run it.
     """
-    session = open_session(model)
+    session = open_session(model, Session(prepack=isinstance(model, bytes)))
     names = tensor_outputs(session)
     return [
         dict(zip(names, map(np.asarray, infer(session, names, feed)), strict=True))

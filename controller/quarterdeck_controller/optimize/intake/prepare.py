@@ -17,6 +17,7 @@ from quarterdeck_controller.optimize.intake.equal import Outputs, furthest, outp
 from quarterdeck_controller.optimize.intake.graph import opset_of
 from quarterdeck_controller.optimize.intake.kinds import TARGET_OPSET
 from quarterdeck_controller.optimize.intake.norms import fold_norms
+from quarterdeck_controller.optimize.intake.sound import check_sound
 from quarterdeck_controller.optimize.intake.source import parse, read, unjudged
 from quarterdeck_controller.optimize.intake.weights import treatable
 from quarterdeck_controller.optimize.intake.work import (
@@ -72,6 +73,7 @@ def _open(
     request: PrepareRequest, samples: Stored, apart_bytes: int
 ) -> tuple[Work, bool]:
     model = parse(read(request.model))
+    check_sound(model)
     apart = request.out.with_suffix(".data")
     is_apart = big.load(request.model, model, apart, apart_bytes)
     draft = request.out.with_suffix(".draft.onnx") if is_apart else None

@@ -28,6 +28,7 @@ from quarterdeck_controller.optimize.intake.graph import (
 )
 from quarterdeck_controller.optimize.intake.quantized import signs_of_quantization
 from quarterdeck_controller.optimize.intake.shapes import takes_batches
+from quarterdeck_controller.optimize.intake.sound import check_sound
 from quarterdeck_controller.optimize.steps import InspectRequest, Source, Tensor
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -51,6 +52,7 @@ def inspect(request: InspectRequest) -> Source:
         RejectedError: ``MODEL_INVALID`` when it cannot be optimized, with the reason.
     """
     model = parse(read(request.model))
+    check_sound(model)
     files = check_external(model, request.model.parent)
     nodes = list(all_nodes(model))
     _refuse_foreign(model, nodes)
