@@ -23,6 +23,7 @@ from quarterdeck_controller.optimize.measure.measure import (
     peak_memory_mb,
     quantile,
     ratio_of,
+    undisturbed,
 )
 from quarterdeck_controller.optimize.profile import load_profile
 from quarterdeck_controller.optimize.steps import Measured, MeasureRequest, Times
@@ -88,6 +89,23 @@ def test_outliers_on_one_side_do_not_move_the_ratio() -> None:
     theirs = [2.0] * 100
 
     assert ratio_of(ours, theirs) == 0.5
+
+
+def test_an_inference_that_waited_for_the_processor_is_not_the_models_latency() -> None:
+    wall = [0.010] * 80 + [0.030] * 20
+    cpu = [0.010] * 100
+
+    assert undisturbed(wall, cpu) == [0.010] * 80
+
+
+def test_a_model_that_always_waits_keeps_its_latencies() -> None:
+    wall, cpu = [0.030] * 60 + [0.010] * 40, [0.010] * 100
+
+    assert undisturbed(wall, cpu) == wall
+
+
+def test_several_threads_use_more_processor_time_than_passes() -> None:
+    assert undisturbed([0.010, 0.012], [0.030, 0.030]) == [0.010, 0.012]
 
 
 @pytest.mark.parametrize(

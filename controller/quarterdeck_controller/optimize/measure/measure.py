@@ -9,6 +9,7 @@ models therefore run one inference each in turns, the first of a pair changing, 
 ratio is the median over the pairs: what hits a pair hits both, and what hits one of a
 pair is an outlier. With three more busy processes on two cores a model against itself
 stays within 2 % that way; quotients of minima or of quantiles spread twice as far.
+Latencies are those of the inferences that did not wait for the processor.
 """
 
 import re
@@ -27,6 +28,11 @@ from quarterdeck_shared.session import Session
 
 WARM_UP = 5
 WARM_UP_S = 2.0
+
+WAITED = 1.25
+WAITED_S = 0.0002
+"""An inference waited when its wall-clock time is past so much of its processor time
+and so much more."""
 
 FEWEST_TURNS = 7
 """Of a model so slow that the time is up; a median of fewer says little."""
@@ -66,6 +72,21 @@ def measure(request: MeasureRequest) -> Measured:
 def ratio_of(ours: list[float], theirs: list[float]) -> float:
     """Return the median over the pairs of what ours took as a share of theirs. Pure."""
     return median(a / max(b, 1e-9) for a, b in zip(ours, theirs, strict=True))
+
+
+def undisturbed(wall_s: list[float], cpu_s: list[float]) -> list[float]:
+    """Return the latencies of inferences that had the processor to themselves. Pure.
+
+    One that took much longer than the processor worked on it waited for other work on
+    this machine, which says nothing of the model. When most did, all are returned: then
+    the waiting may be the model's own.
+    """
+    quiet = [
+        wall
+        for wall, cpu in zip(wall_s, cpu_s, strict=True)
+        if wall <= WAITED * cpu + WAITED_S
+    ]
+    return quiet if len(quiet) >= len(wall_s) / 2 else wall_s
 
 
 def enough(turns: int, elapsed_s: float) -> bool:
@@ -108,7 +129,8 @@ class _Runner:
         self.cpu_s.append(time.process_time() - cpu)
 
     def times(self) -> Times:
-        ordered = sorted(1000 * seconds for seconds in self.wall_s)
+        quiet = undisturbed(self.wall_s, self.cpu_s)
+        ordered = sorted(1000 * seconds for seconds in quiet)
         return Times(
             p50_ms=quantile(ordered, 0.5),
             p90_ms=quantile(ordered, 0.9),
