@@ -54,6 +54,8 @@ def _drop_text(graph: onnx.GraphProto) -> None:
         value.doc_string = ""
     for tensor in graph.initializer:
         tensor.doc_string = ""
+        if tensor.data_location == onnx.TensorProto.DEFAULT:
+            tensor.ClearField("data_location")  # left over where it was read from
 
 
 def _leave_out_zeros(graph: onnx.GraphProto) -> None:
