@@ -13,7 +13,7 @@ from quarterdeck_controller.optimize.metric.metric import SHARE, Array
 
 COUNT = 24
 FEW = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 
