@@ -53,6 +53,8 @@ PLACES: Mapping[str, tuple[int, ...]] = MappingProxyType(
 
 ZERO = 2
 """Where QuantizeLinear and its inverse have their zero point."""
+ROUNDING = 1 + 1e-5
+"""What was computed in 32 bits may be so much larger than it is."""
 BLOCKS = -1000
 """Stands for the axis of scales that are finer than one for each channel."""
 LOOKUPS = ("Gather", "GatherElements", "GatherND")
@@ -319,8 +321,8 @@ def _ceiling(index: Index, node: onnx.NodeProto, low: int, high: int) -> float:
         if reach and name in index.constants:
             most.append(float(index.array(name)) / reach)
     start = float(index.array(node.input[1]).max())
-    limit = float(np.nextafter(np.float32(min(most)), np.float32(0)))
-    return limit if start <= min(most) else float("inf")
+    limit = min(most)
+    return limit if start <= limit * ROUNDING else float("inf")
 
 
 def _quantized_type(index: Index, node: onnx.NodeProto) -> int:

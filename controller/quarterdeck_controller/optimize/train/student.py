@@ -28,6 +28,8 @@ TINY = 1e-12
 UNIT = 32
 """A weight of usual size is so many quantization steps large; what has no step of its
 own, such as a bias, moves by this share of its size."""
+MARGIN = 2e-6
+"""A logarithm and back, in 32 bits, must not pass a scale's ceiling."""
 ROUNDED = 0.51
 """Rounding moves a weight by half a step; what moved further was changed on purpose."""
 MOSTLY = 0.98
@@ -98,7 +100,7 @@ class Student:
         """Take back what a scale may not become."""
         for part in self.parts.activations:
             if part.ceiling < inf:
-                self.scales[part.scale].data.clamp_(max=log(part.ceiling))
+                self.scales[part.scale].data.clamp_(max=log(part.ceiling) - MARGIN)
 
     def snapshot(self) -> list[Tensor]:
         """Return a copy of everything that learns."""
