@@ -12,7 +12,7 @@ from quarterdeck_controller.optimize.quantize.calibrate import calibrate
 from quarterdeck_controller.optimize.quantize.make import make
 from quarterdeck_controller.optimize.quantize.spread import load_spreads
 from quarterdeck_controller.optimize.recipe import Recipe, Repair
-from quarterdeck_controller.optimize.repair.observe import open_graph
+from quarterdeck_controller.optimize.repair.observe import open_graph, save_graph
 from quarterdeck_controller.optimize.repair.repair import mend, repair
 from quarterdeck_controller.optimize.steps import CalibrateRequest, RepairRequest
 from tests.support.unbalanced import SIDE, block, bottlenecks, noise, sqnr_db
@@ -183,3 +183,17 @@ def test_samples_of_different_shapes_are_taken_one_by_one(tmp_path: Path) -> Non
     stored = Stored.open(tmp_path / "samples")
 
     assert mend(block(), ("smooth",), stored, batch=8)[1] > 0
+
+
+def test_a_large_graph_has_its_weights_beside_it(tmp_path: Path) -> None:
+    model = bottlenecks(1)
+    save_graph(model, tmp_path / "large.onnx", large=1000)
+    first = (tmp_path / "large.onnx.data").read_bytes()
+    save_graph(model, tmp_path / "large.onnx", large=1000)
+
+    assert (tmp_path / "large.onnx.data").read_bytes() == first
+    assert (tmp_path / "large.onnx").stat().st_size < len(first)
+    stored = noise(tmp_path / "samples", IMAGE, count=4)
+    read = onnx.load(tmp_path / "large.onnx")
+    np.testing.assert_array_equal(_outputs(read, stored), _outputs(model, stored))
+    assert model == bottlenecks(1)

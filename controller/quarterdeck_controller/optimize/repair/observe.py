@@ -33,9 +33,15 @@ def open_graph(model: onnx.ModelProto) -> ort.InferenceSession:
         return open_session(path, quick=True)
 
 
-def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph, the same bytes for the same graph; large weights beside it."""
-    if model.ByteSize() <= LARGE_BYTES:
+def save_graph(model: onnx.ModelProto, path: Path, *, large: int = LARGE_BYTES) -> None:
+    """Write a graph, the same bytes for the same graph.
+
+    Args:
+        model: It is not changed.
+        path: Weights are in ``path`` with ``.data`` at the end when it is large.
+        large: Bytes past which it is.
+    """
+    if model.ByteSize() <= large:
         path.write_bytes(model.SerializeToString(deterministic=True))
         return
     copy = onnx.ModelProto()
