@@ -329,6 +329,43 @@ def test_tensors_of_two_branches_do_not_share_names(tmp_path: Path) -> None:
     assert len(names) == len(set(names))
 
 
+def derived(operator: str) -> onnx.GraphProto:
+    nodes = [
+        helper.make_node("Constant", [], ["to"], value_ints=[8, 300]),
+        helper.make_node("Reshape", ["flat", "to"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node(operator, ["h"], ["o"]),
+    ]
+    given = helper.make_tensor_value_info("o", FLOAT, ["n", 300])
+    return helper.make_graph(nodes, operator, [], [given])
+
+
+def test_weights_that_two_branches_make_of_the_same_are_held_once(
+    tmp_path: Path,
+) -> None:
+    model = build(
+        [
+            helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+            helper.make_node("Greater", ["m", "c"], ["yes"]),
+            helper.make_node(
+                "If",
+                ["yes"],
+                ["y"],
+                then_branch=derived("Relu"),
+                else_branch=derived("Tanh"),
+            ),
+        ],
+        [constant("c", np.array(1.5, np.float32)), weight("flat", 2400)],
+    )
+
+    answer, made = prepared(model, features(count=12), tmp_path)
+
+    large = [t for t in made.graph.initializer if len(t.raw_data) > 1000]
+    assert [node.bytes for node in answer.nodes] == [9600, 9600]
+    assert len(large) == 1
+    assert same(tmp_path) == 0
+
+
 def test_names_given_twice_or_never_are_mended(tmp_path: Path) -> None:
     model = build(
         [
