@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from quarterdeck_controller.optimize.profile import load_profile
+from tests.bench.quantization import inject
 from tests.bench.quantization.compare import CLASSES, our_rows, peer_rows
 from tests.bench.quantization.fetch import UnavailableError
 from tests.bench.quantization.peers.registry import PEERS
@@ -30,6 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parse(arguments)
     rows = list(_rows(given))
     found = verdicts(rows, {name: _budget(name) for name in given.classes})
+    if given.inject:
+        _note("bad variants, put in on purpose ...")
+        limits = _budget(inject.CLASS)
+        judgements = list(inject.bad_ships(rows, given.models[0], limits))
+        found.append(inject.verdict(judgements))
     if given.json:
         document = {
             "v": 1,
@@ -81,6 +87,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", help=f"of {models}")
     parser.add_argument("--classes", help="device classes to optimize for")
     parser.add_argument("--peers", help=f"of {peers}, or none")
+    parser.add_argument(
+        "--inject",
+        action="store_true",
+        help="put bad variants through the gate: the first model spoilt, peers'",
+    )
     parser.add_argument("--again", action="store_true", help="run the peers anew")
     parser.add_argument(
         "--no-ours", action="store_true", help="leave the optimizer out"

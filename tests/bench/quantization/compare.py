@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests.bench.quantization.peers.registry import (
     PEERS,
     QUANTIZE_S,
 )
-from tests.bench.quantization.process import FailedError, run
+from tests.bench.quantization.process import FailedError, Spent, run
 from tests.bench.quantization.row import Row, keep_row, kept_row, measured
 from tests.bench.quantization.task import Task
 from tests.bench.quantization.venvs import python
@@ -31,14 +30,18 @@ SOME_REFUSED = 3
 def peer_rows(task: Task, names: Sequence[str], *, again: bool) -> Iterator[Row]:
     """Yield what the peers reach; from the cache, as peers do not change."""
     for name in names:
-        folder = CACHE / "peers" / task.model.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = folder / name.replace(" ", "-")
-        row = None if again else kept_row(stem.with_suffix(".json"))
+        file = peer_file(task, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        row = None if again else kept_row(file.with_suffix(".json"))
         if row is None:
-            row = _peer_row(task, name, stem.with_suffix(".onnx"))
-            keep_row(stem.with_suffix(".json"), row)
+            row = keep_row(file.with_suffix(".json"), _peer_row(task, name, file))
         yield row
+
+
+def peer_file(task: Task, name: str) -> Path:
+    """Return where a peer's variant of the task is kept."""
+    stem = name.replace(" ", "-")
+    return CACHE / "peers" / task.model.parent.name / f"{stem}.onnx"
 
 
 def our_rows(
@@ -53,16 +56,10 @@ def our_rows(
     """
     out = CACHE / "ours" / task.model.parent.name
     shutil.rmtree(out, ignore_errors=True)
-    began = time.perf_counter()
     try:
-        _optimize(task, classes, out, words)
+        spent = _optimize(task, classes, out, words)
     except FailedError as error:
-        spent = time.perf_counter() - began
-        return [
-            Row(task.name, f"ours {one}", failure=str(error), seconds=spent)
-            for one in classes
-        ]
-    spent = time.perf_counter() - began
+        return [Row(task.name, f"ours {one}", failure=str(error)) for one in classes]
     return [_our_row(task, one, out / one, spent) for one in classes]
 
 
@@ -77,19 +74,17 @@ def _peer_row(task: Task, name: str, out: Path) -> Row:
     module = f"tests.bench.quantization.peers.{peer.module}"
     files = [str(one) for one in (task.model, task.calibration, out)]
     command = [interpreter, "-m", module, peer.how_for(task.name), *files]
-    began = time.perf_counter()
     try:
-        run(command, QUANTIZE_S, memory_bytes=MEMORY_BYTES)
+        spent = run(command, QUANTIZE_S, memory_bytes=MEMORY_BYTES)
     except FailedError as error:
-        spent = time.perf_counter() - began
-        return Row(task.name, name, failure=str(error), seconds=spent)
-    spent = time.perf_counter() - began
-    return measured(task, name, out, seconds=spent)
+        return Row(task.name, name, failure=str(error))
+    found = measured(task, name, out)
+    return replace(found, seconds=spent.wall, cpu_seconds=spent.cpu)
 
 
 def _optimize(
     task: Task, classes: Sequence[str], out: Path, words: Sequence[str]
-) -> None:
+) -> Spent:
     command = [str(Path(sys.executable).with_name("quarterdeck")), "model", "optimize"]
     command += [str(task.model), "--name", task.name, "--metric", task.metric]
     command += ["--calibration", str(task.calibration)]
@@ -99,7 +94,7 @@ def _optimize(
     # an empty cache: what an earlier run found must not shorten this one
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "XDG_CACHE_HOME": folder}
-        run(
+        return run(
             [*command, *words],
             OPTIMIZE_S,
             fine=(0, SOME_REFUSED),
@@ -107,26 +102,25 @@ def _optimize(
         )
 
 
-def _our_row(task: Task, name: str, folder: Path, spent: float) -> Row:
+def _our_row(task: Task, name: str, folder: Path, spent: Spent) -> Row:
     """Return the class's row: the record's decision, but figures of our own."""
     by = f"ours {name}"
     try:
         record = json.loads((folder / "evaluation.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
-        return Row(task.name, by, failure=f"no record: {error}", seconds=spent)
-    found = Row(task.name, by, failure="no variant was written", seconds=spent)
+        return Row(task.name, by, failure=f"no record: {error}")
+    found = Row(task.name, by, failure="no variant was written")
     if (folder / "model.onnx").is_file():
         session = record["session"]
-        found = measured(
-            task, by, folder / "model.onnx", session=session, seconds=spent
-        )
+        found = measured(task, by, folder / "model.onnx", session=session)
     return replace(
         found,
         recipe=record["recipe"] or "",
         decision=record["decision"],
         reason=record["reason"],
         told=_told(record),
-        seconds=_class_seconds(folder, spent),
+        seconds=_class_seconds(folder, spent.wall),
+        cpu_seconds=spent.cpu,
     )
 
 

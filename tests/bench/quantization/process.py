@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,14 @@ ENOUGH_S = 1200
 
 class FailedError(RuntimeError):
     """A child failed; the message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds on the wall, and of processors by the child and its own children."""
+
+    wall: float
+    cpu: float
 
 
 def step(name: str, **request: object) -> dict[str, Any]:
@@ -42,8 +52,8 @@ def run(
     fine: Sequence[int] = (0,),
     memory_bytes: int | None = None,
     environment: Mapping[str, str] | None = None,
-) -> None:
-    """Run a command to its end.
+) -> Spent:
+    """Run a command to its end and return what that took.
 
     Args:
         command: Program and arguments.
@@ -55,6 +65,7 @@ def run(
     Raises:
         FailedError: Another exit code, a signal, or no end in time.
     """
+    began, before = time.perf_counter(), _cpu_of_children()
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -81,6 +92,12 @@ def run(
         raise FailedError(f"killed by {name}")
     if process.returncode not in fine:
         raise FailedError(_last_line(said) or f"exit code {process.returncode}")
+    return Spent(time.perf_counter() - began, _cpu_of_children() - before)
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _last_line(text: str) -> str:

@@ -30,7 +30,8 @@ class Row:
         agreement: Share of answers that are float's.
         size_ratio: Bytes of the file as a share of float's.
         latency_ratio: Time of an inference as a share of float's, run in turns.
-        seconds: To make it.
+        seconds: To make it, on the wall.
+        cpu_seconds: The same of processors; for the optimizer of all classes together.
         errors: Share of wrong characters, where the answers are lines.
         recipe: What was done, as its maker calls it.
         decision: The optimizer's, else empty.
@@ -51,6 +52,7 @@ class Row:
     latency_ms: float = 0.0
     latency_ratio: float = 0.0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     errors: float | None = None
     recipe: str = ""
     decision: str = ""
@@ -69,7 +71,6 @@ def measured(
     variant: Path,
     *,
     session: Mapping[str, object] | None = None,
-    seconds: float = 0.0,
 ) -> Row:
     """Return what ``variant`` reaches; a row that says why where it fails."""
     options = dict(session or {})
@@ -87,7 +88,7 @@ def measured(
             seconds=LATENCY_S,
         )
     except FailedError as error:
-        return Row(task.name, by, failure=str(error), seconds=seconds)
+        return Row(task.name, by, failure=str(error))
     data = read(task.evaluation)
     right = JUDGES[task.judge].right
     score = float(np.mean(right(mine, data)))
@@ -103,7 +104,6 @@ def measured(
         size_ratio=size / original,
         latency_ms=spent["ms"],
         latency_ratio=spent["ratio"],
-        seconds=seconds,
         errors=character_errors(mine, data) if task.judge == LINES else None,
     )
 

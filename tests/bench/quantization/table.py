@@ -13,9 +13,10 @@ HEADER = (
     "size",
     "latency",
     "seconds",
+    "cpu s",
     "what was done",
 )
-LEFT = (0, 7)
+LEFT = (0, 8)
 MOST_TEXT = 110
 
 
@@ -37,13 +38,14 @@ def render(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+    why = "" if row.decision == "accepted" else row.reason
     note = " ".join(
-        part for part in (row.recipe, row.decision, row.failure, row.reason) if part
+        part for part in (row.recipe, row.decision, row.failure, why) if part
     )
     if row.errors is not None:
         note = f"CER {100 * row.errors:.2f} % {note}"
     if row.failure and not row.samples:
-        return (row.by, *["-"] * 5, f"{row.seconds:.0f}", note[:MOST_TEXT])
+        return (row.by, *["-"] * 7, note[:MOST_TEXT])
     return (
         row.by,
         f"{100 * row.score:.1f}",
@@ -52,6 +54,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.size_ratio:.3f}",
         f"{row.latency_ratio:.2f}",
         f"{row.seconds:.0f}",
+        f"{row.cpu_seconds:.0f}",
         note[:MOST_TEXT].strip(),
     )
 
