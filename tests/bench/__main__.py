@@ -19,11 +19,11 @@ from tests.bench import (
     bus,
     inference,
     ingest,
-    optimize,
     rollout,
     transfer,
     trust,
 )
+from tests.bench.quantization import summary
 from tests.bench.table import Figure, Section, machine, render, to_json
 
 
@@ -37,7 +37,7 @@ class Measure(Protocol):
 
 BENCHMARKS: MappingProxyType[str, Measure] = MappingProxyType(
     {
-        "optimize": optimize.measure,
+        "quantization": summary.measure,
         "transfer": transfer.measure,
         "trust": trust.measure,
         "rollout": rollout.measure,
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"{', '.join(unknown)}: there are {', '.join(BENCHMARKS)}")
     if given.list:
-        _say("\n".join(f"{name:10} {_about(name)}" for name in BENCHMARKS))
+        _say("\n".join(f"{name:12} {_about(name)}" for name in BENCHMARKS))
         return 0
     logging.basicConfig(level=logging.ERROR)
     # told to end, too, it ends the processes that it started

@@ -29,7 +29,7 @@ def test_the_command_lists_every_benchmark() -> None:
 
     listed = [line.split()[0] for line in done.stdout.splitlines()]
     assert listed == [
-        "optimize",
+        "quantization",
         "transfer",
         "trust",
         "rollout",

