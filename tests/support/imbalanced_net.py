@@ -112,10 +112,10 @@ def _model(weights: dict[str, Array], fitted: Array | None) -> onnx.ModelProto:
 
 
 def _conv(
-    name: str, before: str, after: str, more: Mapping[str, Any] = MappingProxyType({})
+    name: str, before: str, after: str, more: dict[str, Any] | None = None
 ) -> onnx.NodeProto:
     inputs = [before, name, f"{name}_b"]
-    return helper.make_node("Conv", inputs, [after], name=name, **more)
+    return helper.make_node("Conv", inputs, [after], name=name, **(more or {}))
 
 
 def _run(model: onnx.ModelProto, images: Array) -> Array:
