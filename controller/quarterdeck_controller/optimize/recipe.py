@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Treatment = Literal[
-    "float", "half", "weights", "weights4", "dynamic", "wide", "static"
-]
+Treatment = Literal["float", "half", "weights", "weights4", "dynamic", "wide", "static"]
 """What is done to one operator:
 
 ``float``     nothing;

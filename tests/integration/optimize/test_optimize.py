@@ -1,3 +1,4 @@
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from quarterdeck_controller.optimize.profile import (
     Profile,
     load_profile,
 )
+from quarterdeck_controller.optimize.search.story import Story
 from quarterdeck_controller.optimize.write import write
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -71,24 +73,37 @@ def test_every_class_gets_a_variant_of_a_third_of_the_size_that_is_as_good(
         assert evaluation.reference.score > 0.9
         assert evaluation.drop_points is not None
         assert evaluation.drop_points <= 1.5
-        assert len(evaluation.tried) == 3
+        assert evaluation.looks == 1
+        assert evaluation.samples + evaluation.selection_samples == 400
 
 
-def test_classes_whose_kernels_differ_get_other_weights(
+def test_every_class_is_offered_the_integers_its_kernels_multiply(
     results: dict[str, Optimization],
 ) -> None:
-    recipes = {name: one.evaluation.recipe for name, one in results.items()}
+    static = {
+        name: {tried.recipe for tried in one.story.tried if tried.rung == "static"}
+        for name, one in results.items()
+    }
 
-    assert recipes["gateway-x86"] == "static-u8u8-mse"
-    assert recipes["gateway-x86-vnni"] == recipes["board-arm64"] == "static-u8s8-mse"
+    for found, scheme in (
+        (static["gateway-x86"], "u8u8"),
+        (static["gateway-x86-vnni"], "u8s8"),
+        (static["board-arm64"], "u8s8"),
+    ):
+        assert {f"static-{scheme}-mse", f"static-{scheme}-mse-elementwise"} <= found
 
 
-def test_progress_counts_every_shared_step_once(
+def test_progress_names_the_class_and_what_is_done(
     results: dict[str, Optimization], told: list[Progress]
 ) -> None:
-    assert results
-    assert [step.done for step in told] == list(range(1, len(told) + 1))
-    assert {step.total for step in told} == {len(told)} == {2 + 1 + 4 + 4}
+    common = [step.rung for step in told if not step.device_class]
+
+    assert common == ["lint", "prepare", "float"]
+    for name in results:
+        rungs = [step.rung for step in told if step.device_class == name]
+        assert rungs[:2] == ["floor", "static"]
+        assert rungs[-2:] == ["confirm", "done"]
+    assert [step.seconds for step in told] == sorted(step.seconds for step in told)
 
 
 def test_the_variant_reproduces_its_golden_vectors_one_by_one(
@@ -121,7 +136,9 @@ def test_the_variant_keeps_the_models_inputs_and_outputs(
 
     assert [value.name for value in graph.input] == ["x"]
     assert [value.name for value in graph.output] == ["scores"]
-    assert any(node.op_type == "QuantizeLinear" for node in graph.node)
+    assert any(
+        tensor.data_type == onnx.TensorProto.INT8 for tensor in graph.initializer
+    )
 
 
 def read(folder: Path) -> Evaluation:
@@ -140,22 +157,27 @@ def test_the_record_reads_back_as_it_was_written(
     assert (folder / "model.onnx").read_bytes() == result.model
     for name, digest in result.evaluation.files.items():
         assert sha256((folder / name).read_bytes()).hexdigest() == digest
+    story = Story.decode((folder / "search.json").read_bytes())
+    assert story == result.story
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway-x86"]
 
 
 def test_the_same_input_and_seed_give_the_same_bytes(
-    results: dict[str, Optimization], model: Path, profiles: list[Profile]
+    model: Path, profiles: list[Profile]
 ) -> None:
-    again = optimize_all(
-        model,
-        make_data(),
-        profiles,
-        options=Options(recipes=("static",), workers=1),
+    alone = profiles[0].model_copy(
+        update={"budget": profiles[0].budget.model_copy(update={"size_ratio": 0.01})}
     )
+    options = Options(kinds=("static",))
 
-    for one in again:
-        assert one.model == results[one.profile.name].model
-        assert one.golden == results[one.profile.name].golden
+    first = optimize(model, make_data(), alone, options=options)
+    again = optimize(model, make_data(), alone, options=replace(options, workers=1))
+
+    made = {one.recipe: one.bytes for one in first.story.tried}
+    assert made == {one.recipe: one.bytes for one in again.story.tried}
+    assert first.golden == again.golden
+    if first.evaluation.recipe == again.evaluation.recipe:
+        assert first.model == again.model
 
 
 def test_a_variant_calibrated_on_the_wrong_data_is_refused_and_fails_its_golden_vectors(
@@ -168,30 +190,37 @@ def test_a_variant_calibrated_on_the_wrong_data_is_refused_and_fails_its_golden_
         model,
         Data(wrong, data.evaluation),
         profiles[0],
-        options=Options(recipes=("static",)),
+        options=Options(kinds=("static",)),
     )
 
     evaluation = result.evaluation
     assert evaluation.decision == "refused"
     assert "points below float" in evaluation.reason
-    assert evaluation.golden_measured is not None
-    assert evaluation.golden_measured.error > 1.5 * evaluation.golden.max_error
-    assert evaluation.golden_measured.agreement < evaluation.golden.min_agreement
+    (here,) = evaluation.golden_measured
+    assert here.error > 1.5 * evaluation.golden.max_error
+    assert here.agreement < evaluation.golden.min_agreement
 
 
 def test_a_refused_class_leaves_only_its_record_unless_its_files_are_asked_for(
     model: Path, profiles: list[Profile], tmp_path: Path
 ) -> None:
+    small = profiles[0].budget.model_copy(update={"size_ratio": 0.01})
     result = optimize(
-        model, make_data(), profiles[0], options=Options(recipes=("dynamic",))
+        model,
+        make_data(),
+        profiles[0].model_copy(update={"budget": small}),
+        options=Options(kinds=("weights",)),
     )
 
     bare = write(result, tmp_path / "bare")
     whole = write(result, tmp_path / "whole", keep_refused=True)
 
     assert not result.accepted
-    assert [path.name for path in bare.iterdir()] == ["evaluation.json"]
-    assert len(list(whole.iterdir())) == 3
+    assert sorted(path.name for path in bare.iterdir()) == [
+        "evaluation.json",
+        "search.json",
+    ]
+    assert len(list(whole.iterdir())) == 4
     assert read(whole).decision == "refused"
 
 
@@ -202,7 +231,7 @@ def test_without_labels_the_variant_is_judged_by_agreement_with_float(
     unlabelled = Data(data.calibration, Samples(data.evaluation.inputs))
 
     result = optimize(
-        model, unlabelled, profiles[0], options=Options(recipes=("static",))
+        model, unlabelled, profiles[0], options=Options(kinds=("static",))
     )
 
     evaluation = result.evaluation
@@ -220,7 +249,7 @@ def test_writing_again_replaces_what_was_there(
 
     folder = write(results["gateway-x86"], tmp_path)
 
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 4
     assert len(list(tmp_path.iterdir())) == 1
 
 
