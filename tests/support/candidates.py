@@ -29,6 +29,7 @@ def figures(*, ratio: float = 0.5, size: float = 0.3, **changes: object) -> Figu
         "latency": Latency(p50_ms=ratio, p90_ms=ratio, p99_ms=ratio, cpu_ms=ratio),
         "reference_latency": Latency(p50_ms=1, p90_ms=1, p99_ms=1, cpu_ms=1),
         "latency_ratio": ratio,
+        "latency_known": "measured",
         "peak_memory_mb": 80.0,
         "reference_peak_memory_mb": 80.0,
         "load_ms": 20.0,

@@ -28,6 +28,7 @@ STEPS: Mapping[str, tuple[str, type[steps.Record]]] = MappingProxyType(
         "finish": ("quantize.finish", steps.FinishRequest),
         "run": ("measure.run", steps.RunRequest),
         "score": ("measure.score", steps.ScoreRequest),
+        "emulate": ("measure.emulate", steps.EmulateRequest),
         "measure": ("measure.measure", steps.MeasureRequest),
         "audit": ("measure.audit", steps.AuditRequest),
         "sense": ("repair.sense", steps.SenseRequest),

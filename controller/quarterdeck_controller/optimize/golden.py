@@ -33,9 +33,6 @@ class was tried, not even an emulated one: 8 dB. Kernels that are right for the 
 stay within 4 dB of each other (25.9 to 22.4 dB over VNNI, AVX2 and ARM); saturating
 ones lose 13 dB and are caught."""
 
-PROVED_SLACK = 1.5
-"""The same where one was: 3.5 dB on top of the largest error that it showed."""
-
 AGREEMENT_SLACK = 0.05
 """How much less than the class's agreement a device may show: of 32 vectors, one or
 two that fall to the other side on another instruction set."""
@@ -102,32 +99,22 @@ def margin(expected: Array) -> float:
     return MARGIN * _rms(flat.max(axis=1))
 
 
-def thresholds(
-    expected: Array,
-    measured_error: float | None,
-    policy: GoldenPolicy,
-    *,
-    proved: bool = False,
-) -> Golden:
+def thresholds(expected: Array, limit: float | None, policy: GoldenPolicy) -> Golden:
     """Return how closely a device must reproduce ``expected``.
-
-    The limit follows the largest error that was measured, with slack, but never past
-    what the class demands.
 
     Args:
         expected: The float model's scores, samples first.
-        measured_error: The largest that any processor showed. For a refused variant
-            None: it is held to the class's demand, not to its own error.
+        limit: The largest error that a device may show by what was measured
+            (``measure.fidelity.tolerance``), never past what the class demands. For a
+            refused variant None: it is held to the class's demand, not to its own
+            error.
         policy: What the class demands.
-        proved: Whether a processor of the class, or its emulation, was among them.
     """
-    follow = policy.max_error if measured_error is None else measured_error
-    slack = PROVED_SLACK if proved else ERROR_SLACK
     return Golden(
         count=len(expected),
         min_agreement=max(0.0, round(policy.min_agreement - AGREEMENT_SLACK, 6)),
         margin=margin(expected),
-        max_error=min(policy.max_error, max(ERROR_FLOOR, slack * follow)),
+        max_error=policy.max_error if limit is None else min(policy.max_error, limit),
     )
 
 

@@ -223,7 +223,7 @@ class _Run:
     ) -> Optimization:
         ready, profile = trials.ready, trials.profile
         floats = Floats(
-            trials.measured(ready.model),
+            trials.measured_float(),
             trials.audited(ready.model),
             record.compressed_bytes(ready.model.read_bytes()),
         )
@@ -241,7 +241,6 @@ class _Run:
             verdict,
             climb.candidates,
             floats=floats,
-            baselines=None,
             model=model,
             files=_digests(model, golden),
             context=context,

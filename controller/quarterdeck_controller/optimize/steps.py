@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from quarterdeck_controller.optimize.evaluation import Baselines
 from quarterdeck_controller.optimize.recipe import Recipe, Repair
 from quarterdeck_shared.session import Session
 
@@ -26,6 +27,7 @@ StepName = Literal[
     "finish",
     "run",
     "score",
+    "emulate",
     "measure",
     "audit",
     "sense",
@@ -318,17 +320,37 @@ class Ran(Record):
     count: int
 
 
+class EmulateRequest(Record):
+    """Do what ``run`` does on an emulated processor.
+
+    Attributes:
+        processor: By the emulator's name; see ``measure.emulate``.
+        runtime: Version of the runtime there.
+    """
+
+    model: Path
+    out: Path
+    samples: Path
+    session: Session
+    rows: tuple[int, ...]
+    processor: str
+    runtime: str
+
+
 class ScoreRequest(Record):
     """Run a model on stored samples and judge its outputs.
 
     Attributes:
         rows: Which samples, in this order.
         metric: As the operator named it; empty is the one that fits the data.
+        metric_sha256: Of the files that the metric names, so that a result is not
+            taken for that of another metric.
         labels: One entry for each stored sample, as ``.npy``; None where there are
             none.
         names: Names of the classes, in the order of the scores.
         reference: The float model's stored outputs for the same rows; None when this
             is the float model itself.
+        baselines: Whether to say how inputs and answers are spread.
         out: A folder for ``VALUES``.
     """
 
@@ -339,11 +361,13 @@ class ScoreRequest(Record):
     batch: int
     rows: tuple[int, ...]
     metric: str
+    metric_sha256: str = ""
     output: str
     labels: Path | None
     names: tuple[str, ...] = ()
     reference: Path | None = None
     seed: int = 0
+    baselines: bool = False
 
 
 class ClassScored(Record):
@@ -379,6 +403,7 @@ class Scored(Record):
     classes: tuple[ClassScored, ...]
     samples: int
     broken: int
+    baselines: Baselines | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -492,7 +517,7 @@ class SenseRequest(Record):
     output: str
     batch: int
     operators: tuple[str, ...] = ()
-    rows: int = 32
+    rows: int = 8
     seconds: float = 120
 
 

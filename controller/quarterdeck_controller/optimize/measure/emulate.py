@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 
 from quarterdeck_controller.optimize.data.stored import Feed, Stored, Writer
-from quarterdeck_controller.optimize.steps import Ran, RunRequest
+from quarterdeck_controller.optimize.steps import EmulateRequest, Ran, RunRequest
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.session import LOG_NOTHING
@@ -34,6 +34,8 @@ from quarterdeck_shared.session import LOG_NOTHING
 FOLDER_VARIABLE = "QUARTERDECK_EMULATION"
 INSTALL = "get it with: deploy/emulation/install"
 MAX_TOLD = 300
+EMULATED_S = 280.0
+"""What an emulator may take: less than its step, so that it can be told."""
 MIB = 1 << 20
 
 Architecture = Literal["x86_64", "aarch64"]
@@ -120,6 +122,26 @@ def emulation_folder() -> Path:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "quarterdeck/emulation"
+
+
+def emulate(request: EmulateRequest) -> Ran:
+    """Carry out the step: as ``run_emulated``, by the emulator that is here.
+
+    Raises:
+        RejectedError: As there; ``INCOMPATIBLE`` also when there is no emulator.
+    """
+    emulator = find_emulator(request.processor)
+    if isinstance(emulator, str):
+        raise RejectedError(Code.INCOMPATIBLE, emulator)
+    asked = RunRequest(
+        model=request.model,
+        out=request.out,
+        samples=request.samples,
+        session=request.session,
+        batch=1,
+        rows=request.rows,
+    )
+    return run_emulated(emulator, asked, seconds=EMULATED_S)
 
 
 def run_emulated(

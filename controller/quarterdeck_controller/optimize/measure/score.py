@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from quarterdeck_controller.optimize.data.stored import Array, Stored
+from quarterdeck_controller.optimize.evaluation import Baselines
 from quarterdeck_controller.optimize.measure.run import run
+from quarterdeck_controller.optimize.metric.baseline import baselines
 from quarterdeck_controller.optimize.metric.choose import choose_metric
 from quarterdeck_controller.optimize.metric.judge import judge, paired_drop
 from quarterdeck_controller.optimize.metric.metric import Outputs, outputs_of
+from quarterdeck_controller.optimize.metric.score import classes_of
 from quarterdeck_controller.optimize.steps import (
     VALUES,
     ClassScored,
@@ -77,6 +80,7 @@ def _judge(request: ScoreRequest, folder: Path) -> Scored:
         ),
         samples=len(found.values),
         broken=found.broken,
+        baselines=_baselines(request, outputs) if request.baselines else None,
         notes=found.notes,
     )
 
@@ -84,6 +88,18 @@ def _judge(request: ScoreRequest, folder: Path) -> Scored:
 def _outputs(folder: Path, first: str) -> Outputs:
     found = outputs_of(Stored.open(folder))
     return {name: found[name] for name in sorted(found, key=lambda n: n != first)}
+
+
+def _baselines(request: ScoreRequest, outputs: Outputs) -> Baselines:
+    judged = next(iter(outputs.values()))
+    flat = isinstance(judged, np.ndarray) and judged.ndim == len(("sample", "class"))
+    scores = judged if isinstance(judged, np.ndarray) and flat else None
+    return baselines(
+        Stored.open(request.samples),
+        scores,
+        None if scores is None else classes_of(scores),
+        rows=request.rows,
+    )
 
 
 def _labels(request: ScoreRequest) -> Array | None:

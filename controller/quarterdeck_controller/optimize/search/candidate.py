@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from quarterdeck_controller.optimize.evaluation import Kernels, Latency
+from quarterdeck_controller.optimize.evaluation import Kernels, Latency, LatencyKnown
 from quarterdeck_controller.optimize.recipe import Recipe
 from quarterdeck_controller.optimize.search.story import Rung
 
@@ -17,6 +17,7 @@ class Figures:
         drop_points: Points of the metric below float on the selection samples.
         agreement: Share of the selection samples on which it agrees with float.
         latency_ratio: Median latency as a share of float's.
+        latency_known: Where that is known from.
         golden_agreement: Share of golden vectors with a clear margin that keep the
             top class.
         golden_error: Error on the golden vectors, as a share of the scores.
@@ -36,6 +37,7 @@ class Figures:
     latency: Latency
     reference_latency: Latency
     latency_ratio: float
+    latency_known: LatencyKnown
     peak_memory_mb: float
     reference_peak_memory_mb: float
     load_ms: float

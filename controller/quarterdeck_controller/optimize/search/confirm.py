@@ -13,11 +13,7 @@ from pathlib import Path
 from quarterdeck_controller.optimize import steps
 from quarterdeck_controller.optimize.evaluation import GoldenMeasured
 from quarterdeck_controller.optimize.golden import Compared
-from quarterdeck_controller.optimize.measure.emulate import (
-    Emulator,
-    find_emulator,
-    run_emulated,
-)
+from quarterdeck_controller.optimize.measure.emulate import Emulator, find_emulator
 from quarterdeck_controller.optimize.measure.fidelity import (
     HERE,
     decibels,
@@ -30,7 +26,6 @@ from quarterdeck_controller.optimize.search.choose import best, fits, misses, ne
 from quarterdeck_controller.optimize.search.trial import Trials, Variant
 
 LOOKS = 3
-EMULATED_S = 300.0
 LOST_IN_JSON_DB = 120.0
 """Decibels past this are written as this: JSON knows no infinity."""
 
@@ -103,7 +98,7 @@ def _look(trials: Trials, candidate: Candidate, look: int) -> Verdict:
         rows=rows,
         batch=ready.batch,
     )
-    scored = trials.scored(variant.path, rows, outputs, batch=batch)
+    scored = trials.scored(variant.path, rows, outputs, batch=batch, baselines=True)
     figures = _on_test(candidate, scored, reference)
     told = [miss.sentence for miss in misses(figures, trials.profile)]
     here = _measured(HERE, trials.replayed(variant.path))
@@ -159,21 +154,19 @@ def _elsewhere(
 
 
 def _emulated(trials: Trials, emulator: Emulator, model: Path) -> Path:
-    request = steps.RunRequest(
-        model=model,
-        out=Path("out"),
-        samples=trials.ready.evaluation.folder,
-        session=trials.profile.session,
-        batch=1,
-        rows=trials.vectors.rows,
-    )
-
-    def carry_out(out: Path) -> steps.Ran:
-        asked = request.model_copy(update={"out": out})
-        return run_emulated(emulator, asked, seconds=EMULATED_S)
-
-    name = f"{emulator.processor} {emulator.runtime}"
-    return trials.bench.make_by(carry_out, "run", request, steps.Ran, salt=name).path
+    return trials.bench.make(
+        "emulate",
+        lambda out: steps.EmulateRequest(
+            model=model,
+            out=out,
+            samples=trials.ready.evaluation.folder,
+            session=trials.profile.session,
+            rows=trials.vectors.rows,
+            processor=emulator.processor,
+            runtime=emulator.runtime,
+        ),
+        steps.Ran,
+    ).path
 
 
 def _measured(processor: str, compared: Compared) -> GoldenMeasured:

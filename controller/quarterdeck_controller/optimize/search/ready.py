@@ -18,8 +18,13 @@ from quarterdeck_controller.optimize.data.split import (
     shared_rows,
     split,
     thinned,
+    thinned_groups,
 )
 from quarterdeck_controller.optimize.data.stored import Stored
+from quarterdeck_controller.optimize.metric.named import (
+    digest_of_files,
+    labels_are_groups,
+)
 from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.sandbox import Sandbox
 from quarterdeck_controller.optimize.search.story import Rung
@@ -173,7 +178,7 @@ def get_ready(
     )
     batch = prepared.answer.batch
     say("prepare", _told(prepared.answer))
-    parts = _split(bench, model, evaluation, task.seed)
+    parts = _split(bench, model, evaluation, task)
     outputs = run(bench, model, evaluation, parts.selection, batch=batch)
     scores = Stored.open(outputs)
     _check_finite(scores, source.score_output)
@@ -265,6 +270,7 @@ def score(
     batch: int,
     session: Session = DEFAULT,
     reference: Path | None = None,
+    baselines: bool = False,
 ) -> steps.Scored:
     """Return how good ``model`` is on ``rows``.
 
@@ -278,6 +284,7 @@ def score(
         batch: How many at once.
         session: How the model is opened.
         reference: The float model's outputs for the same rows; None when this is it.
+        baselines: Whether to say how inputs and answers are spread.
 
     Raises:
         RejectedError: ``MODEL_INVALID`` when it does not run, ``DATA_INVALID`` when
@@ -293,35 +300,38 @@ def score(
             batch=batch,
             rows=rows,
             metric=task.metric,
+            metric_sha256=digest_of_files(task.metric),
             output=output,
             labels=samples.labels,
             names=task.labels,
             reference=reference,
             seed=task.seed,
+            baselines=baselines,
         ),
         steps.Scored,
     ).answer
 
 
-def _split(bench: Workbench, model: Path, samples: Samples, seed: int) -> Split:
+def _split(bench: Workbench, model: Path, samples: Samples, task: Task) -> Split:
     one = run(bench, model, samples, (0,), batch=1)
     size = sum(file.stat().st_size for file in one.glob("*.bin"))
     most = max(1, MOST_OUTPUT_BYTES // max(size, 1))
     loaded = samples.loaded
-    parts = split(
-        loaded.count,
-        labels=samples.read(LABELS, there=loaded.labels),
-        groups=samples.read(GROUPS, there=loaded.groups),
-        seed=seed,
-    )
+    labels = samples.read(LABELS, there=loaded.labels)
+    groups = samples.read(GROUPS, there=loaded.groups)
+    if labels_are_groups(task.metric):
+        groups = labels
+    parts = split(loaded.count, labels=labels, groups=groups, seed=task.seed)
     return replace(
         parts,
-        selection=_thin(parts.selection, min(MOST_SELECTION, most)),
-        test=_thin(parts.test, 4 * most),
+        selection=_thin(parts.selection, groups, min(MOST_SELECTION, most)),
+        test=_thin(parts.test, groups, 4 * most),
     )
 
 
-def _thin(rows: tuple[int, ...], most: int) -> tuple[int, ...]:
+def _thin(rows: tuple[int, ...], groups: Array | None, most: int) -> tuple[int, ...]:
+    if groups is not None:
+        return thinned_groups(rows, groups, most)
     return tuple(rows[number] for number in thinned(len(rows), most))
 
 

@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 
 from quarterdeck_controller.optimize import golden, steps
 from quarterdeck_controller.optimize.evaluation import (
-    Baselines,
     ClassScore,
     Evaluation,
     Latency,
-    LatencyKnown,
     Provenance,
     Side,
 )
+from quarterdeck_controller.optimize.measure.fidelity import tolerance
 from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
 from quarterdeck_controller.optimize.search.choose import (
@@ -68,7 +67,6 @@ def write_evaluation(
     candidates: Sequence[Candidate],
     *,
     floats: Floats,
-    baselines: Baselines | None,
     model: bytes | None,
     files: Mapping[str, str],
     context: Context,
@@ -76,7 +74,7 @@ def write_evaluation(
     """Return the evaluation record of a class."""
     figures = verdict.candidate.figures if verdict else None
     scored = verdict.scored if verdict else None
-    known = latency_known(profile, context.isa)
+    known = figures.latency_known if figures else "estimated"
     return Evaluation(
         name=context.name,
         device_class=profile.name,
@@ -97,14 +95,14 @@ def write_evaluation(
         latency_ratio=figures.latency_ratio if figures else None,
         latency_known=known,
         peak_memory_ratio=figures.memory_ratio if figures else None,
-        golden=_thresholds(ready, profile, verdict, known),
+        golden=_thresholds(ready, profile, verdict),
         golden_measured=verdict.processors if verdict else (),
         requires=profile.requirements(),
         limits=profile.limits(),
         session=profile.session,
         labels=context.labels,
         files=dict(files),
-        baselines=baselines,
+        baselines=scored.baselines if scored else None,
         notes=_notes(ready, verdict),
         provenance=_provenance(ready, verdict, context),
     )
@@ -166,16 +164,6 @@ def write_story(
     )
 
 
-def latency_known(profile: Profile, isa: Sequence[str]) -> LatencyKnown:
-    """Return how latencies of the class are known on a machine with ``isa``.
-
-    Everything is measured on the CPU: a class with another provider is stood in for.
-    """
-    alike = set(profile.isa) <= set(isa) and not set(profile.isa_absent) & set(isa)
-    own = alike and profile.provider == "CPUExecutionProvider"
-    return "measured" if own else "estimated"
-
-
 def compressed_bytes(data: bytes) -> int:
     """Return the size of ``data`` by zlib."""
     state, size = zlib.compressobj(6), 0
@@ -226,15 +214,11 @@ def _after(verdict: Verdict) -> str:
     return f"; look {verdict.looks} at them, after {'; '.join(verdict.broken)}"
 
 
-def _thresholds(
-    ready: Ready, profile: Profile, verdict: Verdict | None, known: LatencyKnown
-) -> Golden:
+def _thresholds(ready: Ready, profile: Profile, verdict: Verdict | None) -> Golden:
     expected = ready.vectors[profile.golden.count].expected
-    if verdict is None or not verdict.accepted:
-        return golden.thresholds(expected, None, profile.golden)
-    worst = max(one.error for one in verdict.processors)
-    proved = known == "measured" or len(verdict.processors) > 1
-    return golden.thresholds(expected, worst, profile.golden, proved=proved)
+    accepted = verdict is not None and verdict.accepted
+    limit = tolerance(verdict.processors) if verdict and accepted else None
+    return golden.thresholds(expected, limit, profile.golden)
 
 
 def _float_side(ready: Ready, floats: Floats, verdict: Verdict | None) -> Side:

@@ -7,6 +7,7 @@ Every step is remembered by what went in, so classes that want the same share it
 """
 
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ from numpy.typing import NDArray
 from quarterdeck_controller.optimize import golden, steps
 from quarterdeck_controller.optimize.data.stored import Stored
 from quarterdeck_controller.optimize.evaluation import Kernels, Latency
+from quarterdeck_controller.optimize.measure.known import Known, default_folder
+from quarterdeck_controller.optimize.measure.latency import (
+    Brought,
+    First,
+    Here,
+    Question,
+    Told,
+)
+from quarterdeck_controller.optimize.measure.machine import machine_isa
 from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.recipe import GRAPH_REPAIRS, Recipe
 from quarterdeck_controller.optimize.search import ready as at
@@ -105,7 +115,13 @@ class Trials:
         ).answer
 
     def scored(
-        self, path: Path, rows: tuple[int, ...], reference: Path, *, batch: int
+        self,
+        path: Path,
+        rows: tuple[int, ...],
+        reference: Path,
+        *,
+        batch: int,
+        baselines: bool = False,
     ) -> steps.Scored:
         """Return how good the model at ``path`` is on evaluation samples.
 
@@ -122,6 +138,7 @@ class Trials:
             batch=batch,
             session=self.profile.session,
             reference=reference,
+            baselines=baselines,
         )
 
     def batch_of(self, recipe: Recipe) -> int:
@@ -160,22 +177,44 @@ class Trials:
         margin = golden.margin(expected)
         return golden.compare(expected, np.stack(got), margin)
 
-    def measured(self, path: Path) -> steps.Measured:
+    def measured(self, path: Path) -> Told:
         """Return what one inference of the model at ``path`` costs, beside float.
+
+        What devices of the class measured goes before what this machine does.
 
         Raises:
             RejectedError: ``MODEL_INVALID`` when it does not run.
         """
-        return self.bench.make(
-            "measure",
-            lambda _: steps.MeasureRequest(
-                model=path,
-                reference=None if path == self.ready.model else self.ready.model,
+        question = Question(
+            variant=path,
+            variant_sha256=sha256(path.read_bytes()).hexdigest(),
+            reference=self.ready.model,
+            float_sha256=self.ready.source.sha256,
+            samples=self.ready.evaluation.folder,
+            profile=self.profile,
+        )
+        here = Here(self._measure, machine_isa())
+        told = First((Brought(Known(default_folder())), here)).measure(question)
+        assert not isinstance(told, str), "this machine always answers"
+        return told
+
+    def measured_float(self) -> steps.Measured:
+        """Return what one inference of the float model costs.
+
+        Raises:
+            RejectedError: ``MODEL_INVALID`` when it does not run.
+        """
+        return self._measure(
+            steps.MeasureRequest(
+                model=self.ready.model,
+                reference=None,
                 samples=self.ready.evaluation.folder,
                 session=self.profile.session,
-            ),
-            steps.Measured,
-        ).answer
+            )
+        )
+
+    def _measure(self, request: steps.MeasureRequest) -> steps.Measured:
+        return self.bench.make("measure", lambda _: request, steps.Measured).answer
 
     def audited(self, path: Path) -> steps.Audit:
         """Return which kernels the model at ``path`` runs.
@@ -202,8 +241,9 @@ class Trials:
             batch=self.batch_of(variant.recipe),
         )
         compared = self.replayed(path)
-        reference = self.measured(ready.model)
-        measured, audit = self.measured(path), self.audited(path)
+        reference = self.measured_float()
+        told, audit = self.measured(path), self.audited(path)
+        measured = told.measured
         assert measured.reference_times, "variants are measured beside float"
         assert measured.ratio is not None
         return Figures(
@@ -220,6 +260,7 @@ class Trials:
             latency=Latency(**measured.times.model_dump()),
             reference_latency=Latency(**measured.reference_times.model_dump()),
             latency_ratio=measured.ratio,
+            latency_known=told.known,
             peak_memory_mb=measured.peak_memory_mb,
             reference_peak_memory_mb=reference.peak_memory_mb,
             load_ms=measured.load_ms,

@@ -75,35 +75,7 @@ class Workbench:
             RejectedError: As ``Sandbox.run``. Failures are not remembered.
         """
         here = self.machine if step in MEASURING else ""
-
-        def carry_out(out: Path) -> A:
-            return self.sandbox.run(step, request(out), answer, seconds=seconds)
-
-        return self.make_by(
-            carry_out, step, request(Path(out)), answer, out=out, salt=here
-        )
-
-    def make_by(
-        self,
-        carry_out: Callable[[Path], A],
-        step: StepName,
-        request: Record,
-        answer: type[A],
-        *,
-        out: str = OUT,
-        salt: str = "",
-    ) -> Made[A]:
-        """Return what ``carry_out`` answers, remembered like the step it stands for.
-
-        Args:
-            carry_out: Does it, given where to put what is made.
-            step: The step.
-            request: What it is asked, wherever it puts things.
-            answer: What it answers.
-            out: Name of the file or folder that is made.
-            salt: What else decides the result.
-        """
-        key = self.cache.key(step, request, salt=salt)
+        key = self.cache.key(step, request(Path(out)), salt=here)
         with self._only_once(key):
             entry = self.cache.find(key)
             if entry is not None:
@@ -112,7 +84,9 @@ class Workbench:
             fresh = self.cache.begin()
             try:
                 with self._turns.take(step):
-                    done = carry_out(fresh / out)
+                    done = self.sandbox.run(
+                        step, request(fresh / out), answer, seconds=seconds
+                    )
                 entry = self.cache.commit(fresh, key, done)
             except BaseException:
                 self.cache.abandon(fresh)
