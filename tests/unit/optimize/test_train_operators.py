@@ -59,6 +59,8 @@ CASES: list[Case] = [
     ("Pad", IMAGE, [whole(0, 0, 1, 2, 0, 0, 2, 1)], {"mode": "reflect"}),
     ("Pad", IMAGE, [whole(0, 0, 1, 2, 0, 0, 2, 1), np.array(3, np.float32)], {}),
     ("Slice", IMAGE, [whole(-1, 1), whole(-9, 99), whole(2, 3), whole(-2, 2)], {}),
+    ("Gather", ROWS, [np.array(-1)], {"axis": 1}),
+    ("Gather", (5,), [np.array(2)], {}),
     ("Expand", ROWS, [whole(2, 1, 5)], {}),
     ("DepthToSpace", IMAGE, [], {"blocksize": 2, "mode": "CRD"}),
     ("ReduceL2", IMAGE, [], {"axes": [2, 3], "keepdims": 0}),

@@ -8,7 +8,7 @@ learning rate follows a cosine (Loshchilov and Hutter 2016, arXiv 1608.03983).
 
 from dataclasses import dataclass, field
 from itertools import islice
-from math import cos, isfinite, pi
+from math import cos, inf, isfinite, pi
 
 import torch
 
@@ -48,15 +48,15 @@ class Course:
     done: int = 0
     hurried: bool = False
     best: list[torch.Tensor] = field(default_factory=list)
+    best_mark: Mark = Mark(agreement=-1.0, loss=inf)
     started: float = field(init=False)
-    best_mark: Mark = field(init=False)
 
     def __post_init__(self) -> None:
         self.started = self.clock.monotonic()
 
     def take(self) -> None:
         """Train."""
-        start = self.lesson.student.snapshot()
+        start = self.best = self.lesson.student.snapshot()
         self._examine(0)
         self.rate = self._find_rate(start)
         self._anneal(start)
@@ -117,7 +117,7 @@ class Course:
         mark = self.lesson.examine()
         if not isfinite(mark.loss):
             return
-        if not self.best or mark.beats(self.best_mark):
+        if mark.beats(self.best_mark):
             self.best, self.best_mark = self.lesson.student.snapshot(), mark
         self.curve.append(Point(step=step, loss=mark.loss, agreement=mark.agreement))
 

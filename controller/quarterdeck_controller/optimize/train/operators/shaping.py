@@ -112,7 +112,7 @@ def gather(call: Call) -> Tensor:
     axis = call.given.get("axis", 0) % x.dim()
     at = torch.where(at < 0, at + x.shape[axis], at)
     taken = torch.index_select(x, axis, at.reshape(-1))
-    return taken.reshape(*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
+    return taken.reshape((*x.shape[:axis], *at.shape, *x.shape[axis + 1 :]))
 
 
 def gather_elements(call: Call) -> Tensor:
