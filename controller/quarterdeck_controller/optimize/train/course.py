@@ -27,6 +27,9 @@ WARM = 0.05
 LATE = 1.1
 """So much behind its plan, a course becomes shorter rather than be cut off."""
 
+NOTHING = Mark(agreement=-1.0, loss=inf)
+"""Worse than any."""
+
 
 @dataclass(slots=True)
 class Course:
@@ -48,7 +51,7 @@ class Course:
     done: int = 0
     hurried: bool = False
     best: list[torch.Tensor] = field(default_factory=list)
-    best_mark: Mark = Mark(agreement=-1.0, loss=inf)
+    best_mark: Mark = NOTHING
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
