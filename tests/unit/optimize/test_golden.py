@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from quarterdeck_controller.optimize import golden
 from quarterdeck_controller.optimize.data.samples import Array
+from quarterdeck_controller.optimize.measure.fidelity import fidelity, tolerance
 from quarterdeck_controller.optimize.profile import GoldenPolicy
 from quarterdeck_shared.errors import RejectedError
 
@@ -62,22 +63,29 @@ def test_scores_that_are_no_classes_are_sampled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("measured", "limit"),
-    [(0.0, 0.05), (0.001, 0.05), (0.05, 0.125), (0.2, 0.25), (None, 0.25)],
+    ("tolerated", "limit"), [(0.05, 0.05), (0.125, 0.125), (0.5, 0.25), (None, 0.25)]
 )
-def test_the_error_limit_follows_the_variant_within_floor_and_demand(
-    measured: float | None, limit: float
+def test_the_error_limit_is_what_is_tolerated_within_the_classs_demand(
+    tolerated: float | None, limit: float
 ) -> None:
-    found = golden.thresholds(scores(32), measured, POLICY)
+    found = golden.thresholds(scores(32), tolerated, POLICY)
 
     assert found.max_error == pytest.approx(limit)
+
+
+def test_a_margin_is_clear_by_what_best_scores_are_however_many_classes() -> None:
+    few = np.eye(4)[np.zeros(8, np.int64)]
+    many = np.eye(400)[np.zeros(8, np.int64)]
+
+    assert golden.margin(few) == pytest.approx(golden.margin(many)) == 0.1
 
 
 def test_noise_of_an_instruction_set_passes_and_saturation_does_not() -> None:
     expected = scores(64, classes=7)
     rng = np.random.default_rng(0)
     size = np.sqrt((expected**2).mean())
-    limits = golden.thresholds(expected, 10 ** (-25.9 / 20), POLICY)
+    here = fidelity("here", expected, expected * (1 + 10 ** (-25.9 / 20)), 0.0)
+    limits = golden.thresholds(expected, tolerance([here]), POLICY)
 
     def at(decibel: float) -> bool:
         noise = rng.standard_normal(expected.shape) * size * 10 ** (-decibel / 20)

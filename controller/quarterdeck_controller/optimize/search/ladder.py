@@ -28,7 +28,9 @@ LINEAR = frozenset({"MatMul", "Gemm"})
 IMBALANCED = 8.0
 """Largest over median channel from which one scale for a tensor wastes three bits."""
 MOST_MIXED = 8
-"""Mixtures tried at most: five doublings and what lies between the last two."""
+"""Mixtures tried at most."""
+FIRST_SPARED = 16
+"""The first mixture spares one operator in so many."""
 GAIN = 1 / (1 + TIE)
 
 
@@ -211,12 +213,15 @@ def _mixed(state: _State) -> Move | Skip:
     if len([one for one in state.seen if one.rung == "mixed"]) >= MOST_MIXED:
         return Skip("mixed", f"{MOST_MIXED} mixtures were tried")
     base = _plain_base(state)
-    count = _next_count(state, base, len(sensed) // 2)
-    if count is None:
+    counts = _next_counts(state, base, len(sensed))
+    if not counts:
         return Skip("mixed", "neither more nor fewer operators in float would pay")
-    worst = _mixture(state, sensed[:count])
-    told = f"{why}; the worst {count} of {len(sensed)} operators are spared"
-    return Move("mixed", told, (replace(base, overrides=worst),))
+    recipes = tuple(
+        replace(base, overrides=_mixture(state, sensed[:count])) for count in counts
+    )
+    told = " or ".join(str(count) for count in counts)
+    told = f"{why}; the worst {told} of {len(sensed)} operators are spared"
+    return Move("mixed", told, recipes)
 
 
 def _others(state: _State) -> Move | Skip:
@@ -401,8 +406,12 @@ def _plain_base(state: _State) -> Recipe:
     return min(whole, key=lambda one: (_figures(one).loss, one.recipe.name)).recipe
 
 
-def _next_count(state: _State, base: Recipe, most: int) -> int | None:
-    """Return how many operators to spare next: doubling until it fits, then between."""
+def _next_counts(state: _State, base: Recipe, total: int) -> tuple[int, ...]:
+    """Return how many operators to spare next.
+
+    Two doublings at a time until one fits, at most half of all; then what lies between
+    the fewest that fit and the most that do not.
+    """
     tried = {
         len(one.recipe.overrides): one
         for one in state.seen
@@ -411,12 +420,13 @@ def _next_count(state: _State, base: Recipe, most: int) -> int | None:
     good = [count for count, one in tried.items() if fits(one, state.profile)]
     bad = [count for count in tried if count not in good]
     if not good:
-        count = 2 * max(bad) if bad else 1
+        first = 2 * max(bad) if bad else max(1, total // FIRST_SPARED)
         hopeless = any(not _mendable(tried[number], state.profile) for number in bad)
-        return None if count > max(most, 1) or hopeless else count
+        counts = [] if hopeless else [first, 2 * first]
+        return tuple(count for count in counts if count <= max(total // 2, 1))
     low = max((count for count in bad if count < min(good)), default=0)
     between = (low + min(good)) // 2
-    return between if between > low else None
+    return (between,) if between > low else ()
 
 
 def _mixture(state: _State, worst: Sequence[Sensitivity]) -> Overrides:
