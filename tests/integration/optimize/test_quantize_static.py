@@ -16,6 +16,7 @@ from quarterdeck_controller.optimize.recipe import (
     Overrides,
     Recipe,
     Scheme,
+    Scope,
 )
 from tests.support.quantizable import (
     attention,
@@ -369,3 +370,66 @@ def test_the_same_recipe_gives_the_same_bytes(kind: Kind) -> None:
 
     one, other = (m.SerializeToString(deterministic=True) for m in made)
     assert one == other
+
+
+MOVING: dict[str, tuple[dict[str, Any], dict[str, list[int]]]] = {
+    "Reshape": ({}, {"by": [-1, 16]}),
+    "Transpose": ({"perm": [0, 2, 3, 1]}, {}),
+    "Squeeze": ({}, {"by": [2]}),
+    "Unsqueeze": ({}, {"by": [1]}),
+    "Flatten": ({}, {}),
+    "MaxPool": ({"kernel_shape": [1, 2]}, {}),
+    "Slice": ({}, {"by": [0], "end": [8], "axis": [1]}),
+}
+
+
+@pytest.mark.parametrize("scope", ["heavy", "elementwise"])
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("operator", MOVING)
+def test_integers_moved_to_a_branch_do_not_crash_the_runtime(
+    operator: str, twice: bool, scope: Scope
+) -> None:
+    model = branches_read_moved(operator, twice=twice)
+    samples = {"x": normal(0, 16, 3, 1, 16)}
+
+    made = make(model, spreads_of(model, samples, 1), replace(STATIC, scope=scope))
+
+    assert made.treated["static"] == 1
+    assert sqnr(model, made.model, {"x": samples["x"][:1]}) > 25
+
+
+def branches_read_moved(operator: str, *, twice: bool) -> onnx.ModelProto:
+    """Return a convolution whose output an operator moves to the branches of an If."""
+
+    def branch(name: str, inside: str) -> onnx.GraphProto:
+        node = helper.make_node(inside, ["moved"], [name], name=name)
+        output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([node], name, [], [output])
+
+    attributes, indices = MOVING[operator]
+    again = [helper.make_node("Unsqueeze", ["first", "zero"], ["moved"])]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[0, 1, 0, 1]),
+        helper.make_node(
+            operator, ["c", *indices], ["first" if twice else "moved"], **attributes
+        ),
+        *(again if twice else []),
+        helper.make_node("ReduceMax", ["moved"], ["most"], keepdims=0),
+        helper.make_node("Greater", ["most", "limit"], ["large"]),
+        helper.make_node(
+            "If",
+            ["large"],
+            ["y"],
+            then_branch=branch("a", "Sigmoid"),
+            else_branch=branch("b", "Tanh"),
+        ),
+    ]
+    constants: dict[str, Any] = {
+        "w": normal(1, 16, 3, 1, 3, scale=0.3),
+        "limit": np.array(0, np.float32),
+        "zero": np.array([0], np.int64),
+    }
+    constants |= {name: np.array(value, np.int64) for name, value in indices.items()}
+    made = graph(nodes, constants, inputs={"x": ["n", 3, 1, 16]}, outputs={"y": []})
+    made.graph.output[0].type.tensor_type.ClearField("shape")
+    return made

@@ -4,7 +4,8 @@ Convolutions give out integers. A matrix product does when all that read it take
 else the runtime's kernel gives out floats, which is more exact and saves a conversion.
 Operators that only move values, and in the scope ``elementwise`` those with an integer
 kernel of their own, join where their inputs are integers already and what follows takes
-integers: alone between floats they would only add conversions. Everything here is pure.
+integers: alone between floats they would only add conversions. One exception: what
+moves integers to a branch moves them as integers. Everything here is pure.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,6 +20,10 @@ from quarterdeck_controller.optimize.recipe import Recipe
 
 MOVERS = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
 """They give out values that they take in: the same grid on both sides."""
+CARRIED = (*MOVERS, "Slice")
+"""The runtime moves a DequantizeLinear past them when it loads. Where what they give
+out is read inside a branch or a loop it then ends the process (onnxruntime 1.32), so
+they get integers of their own there, which leaves nothing to move."""
 JOINING: Mapping[str, int] = {
     "Add": 2,
     "Mul": 2,
@@ -83,6 +88,7 @@ class _Work:
     heavy: dict[str, NodeProto] = field(init=False)
     joining: dict[str, NodeProto] = field(init=False)
     moving: dict[str, NodeProto] = field(init=False)
+    captive: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         nodes = self.index.graph.node
@@ -92,6 +98,7 @@ class _Work:
             if self.treated[node] in ("static", "wide")
         }
         self.joining = {n.name: n for n in nodes if self._may_join(n)}
+        self.captive = self._captive()
         self.moving = {n.name: n for n in nodes if self._may_move(n)}
 
     def settle(self) -> None:
@@ -169,6 +176,8 @@ class _Work:
         same = len(types) == 1 and None not in types
         if node.name in self.joining:
             same = types == {activation_type(self.recipe)}
+        if node.name in self.captive:
+            return same
         readers = self.index.readers.get(self._end(node), [])
         return same and any(self._takes_integers(reader) for reader in readers)
 
@@ -209,7 +218,23 @@ class _Work:
             self._is_known(name) for name in (*self._taken(node), node.output[0])
         )
 
+    def _captive(self) -> frozenset[str]:
+        """Return the operators that only move values until a subgraph reads them."""
+        found: set[str] = set()
+        reached = set(self.index.captured)
+        for node in reversed(self.index.graph.node):
+            if (
+                node.op_type in CARRIED
+                and not node.domain
+                and node.output[0] in reached
+            ):
+                found.add(node.name)
+                reached.add(node.input[0])
+        return frozenset(found)
+
     def _may_move(self, node: NodeProto) -> bool:
+        if node.name in self.captive:
+            return True
         if node.op_type not in MOVERS or node.domain or len(node.output) > 1:
             return False
         return self._is_known(node.output[0]) and self._is_known(node.input[0])
