@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean setup lock
+.PHONY: help demo test lint bench emulation clean setup lock
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## See the whole chain work on this machine (about two minutes)
 	@$(BIN)/quarterdeck demo $(ARGS)
@@ -26,6 +26,9 @@ lint: setup ## Check format, style, types and the architecture
 
 bench: setup ## Measure, and print a table
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+emulation: setup ## Bring the emulator of other processors (optional, 110 MB)
+	@PYTHON="$(BIN)/python" deploy/emulation/install
 
 setup: $(READY) ## Make the virtual environment (the others do it by themselves)
 

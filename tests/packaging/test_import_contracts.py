@@ -51,6 +51,14 @@ BREACHES = {
         "quarterdeck_controller/release/assemble.py",
         "import onnxruntime",
     ),
+    "the search never touches a model itself": (
+        "quarterdeck_controller/optimize/search/ready.py",
+        "def lazy() -> None:\n    import onnx",
+    ),
+    "PyTorch has one room, and the demo's training": (
+        "quarterdeck_controller/optimize/quantize/build.py",
+        "def lazy() -> None:\n    import torch",
+    ),
 }
 
 
