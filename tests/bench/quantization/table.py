@@ -44,7 +44,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
     if row.errors is not None:
         note = f"CER {100 * row.errors:.2f} % {note}"
-    if row.failure and not row.samples:
+    if not row.samples:
         return (row.by, *["-"] * 7, note[:MOST_TEXT])
     return (
         row.by,

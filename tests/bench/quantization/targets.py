@@ -55,6 +55,7 @@ def verdicts(rows: Sequence[Row], budgets: Mapping[str, Budget]) -> list[Verdict
     if not ours:
         return []
     return [
+        _answered(ours),
         _bad_ships(ours, budgets),
         _numbers(ours, "rec", drop=1.0, size=0.30, latency=0.80),
         _numbers(ours, "minilm", agreement=0.96, size=0.26, latency=0.50),
@@ -74,7 +75,7 @@ def violations(row: Row, budget: Budget) -> list[str]:
     """Return in what an accepted variant is not what its class allows."""
     if row.decision != "accepted":
         return []
-    if row.failure:
+    if row.failure or not row.samples:
         return [f"{row.task} {row.by}: accepted, but it fails: {row.failure}"]
     where = f"{row.task} {row.by}"
     found = []
@@ -91,14 +92,23 @@ def _bad_ships(ours: Iterable[Row], budgets: Mapping[str, Budget]) -> Verdict:
     bad: list[str] = []
     count = 0
     for row in ours:
-        count += 1
+        count += row.decision == "accepted"
         bad += violations(row, budgets[row.by.removeprefix(OURS)])
-    shown = f"{len(bad)} of {count} models and classes"
+    shown = f"{len(bad)} in {count} accepted variants"
     return Verdict(
         "no variant over budget or slower than float",
         "; ".join([shown, *bad]),
         not bad,
     )
+
+
+def _answered(ours: Sequence[Row]) -> Verdict:
+    """Return whether every model and class got a variant or a refusal."""
+    without = [row for row in ours if not row.decision]
+    shown = f"{len(ours) - len(without)} of {len(ours)}"
+    told = [f"{row.task} {row.by}: {row.failure}" for row in without]
+    target = "every model and class gets a variant or a refusal with its reason"
+    return Verdict(target, "; ".join([shown, *told]), not without)
 
 
 def _numbers(ours: Iterable[Row], task: str, **limits: float) -> Verdict:
