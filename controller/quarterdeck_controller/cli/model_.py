@@ -31,7 +31,8 @@ from quarterdeck_controller.optimize.optimizer import (
 )
 from quarterdeck_controller.optimize.profile import DEFAULT_CLASSES, load_profile
 from quarterdeck_controller.optimize.recipe import KINDS, Kind
-from quarterdeck_controller.optimize.report.table import number, report
+from quarterdeck_controller.optimize.report.table import report
+from quarterdeck_controller.optimize.report.wording import number
 from quarterdeck_controller.optimize.sandbox import Sandbox
 from quarterdeck_controller.optimize.search.cache import default_folder
 from quarterdeck_controller.optimize.search.ready import inspect as inspect_model
@@ -42,7 +43,13 @@ from quarterdeck_shared.errors import RejectedError
 
 app = typer.Typer(no_args_is_help=True)
 
-ModelArgument = Annotated[Path, typer.Argument(help="A float ONNX model.")]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A float ONNX model, or file.py:function that returns a PyTorch module "
+        "and its example inputs."
+    ),
+]
 _DEFAULT = ", ".join(DEFAULT_CLASSES)
 SOURCES = ".npz, .npy, a folder, or a Python function file.py:name"
 METRICS = "top1, topk:k=5, f1, map, cer, exact, rmse, sisdr, recall, cosine, ..."
@@ -141,7 +148,7 @@ def optimize(
 
 @app.command()
 def inspect(
-    model: ModelArgument,
+    model: Annotated[Path, typer.Argument(help="A float ONNX model.")],
     *,
     device_class: Annotated[
         list[str] | None,

@@ -12,7 +12,7 @@ from quarterdeck_controller.optimize.evaluation import (
     MAX_EVALUATION_BYTES,
     Evaluation,
 )
-from quarterdeck_controller.optimize.report.table import number
+from quarterdeck_controller.optimize.report.wording import number
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog, Release, Variant
 from quarterdeck_shared.clock import SystemClock

@@ -1,150 +1,268 @@
-"""What an optimization says in the terminal: a table per class, and the decision."""
+"""What an optimization says in the terminal: a table per class, and the decision.
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+It fits the width it is given, 80 columns where there is no terminal: columns that tell
+least go first, then long names of recipes are broken at their hyphens. Nothing is cut.
+"""
 
-from rich.console import Group, RenderableType
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from quarterdeck_controller.optimize.evaluation import Evaluation, Side
+from quarterdeck_controller.optimize.evaluation import Evaluation, Kernels, Latency
+from quarterdeck_controller.optimize.report import wording
 from quarterdeck_controller.optimize.search.story import Story, Tried
 
-COLUMNS = (
-    "recipe",
-    "size",
-    "score",
-    "lost",
-    "agrees",
-    "ms",
-    "latency",
-    "MiB",
-    "integer",
-    "",
-)
-"""Size and latency are shares of the float model's; ms is the median; integer counts
-the kernels that multiply integers."""
-WORDS = frozenset({"recipe", ""})
-KNOWN = {
-    "measured": "",
-    "reference": "; latency from a reference device",
-    "estimated": "; latency estimated: this machine only stands in for the class",
+GAP = 2
+NARROWEST_NAME = 18
+"""Below this the names of recipes are not broken for the sake of another column."""
+STYLES = {
+    wording.TAKEN: "bold green",
+    wording.FRONT: "green",
+    wording.FITS: "green",
+    wording.OVER: "red",
+    wording.FAILED: "red",
 }
+LEGEND = (
+    "size and time are shares of float's; lost: points below float; agrees: % of "
+    "samples; front: no other is as good in all"
+)
 
 Result = tuple[Evaluation, Story]
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What a line tells: a candidate, or float itself."""
+
+    evaluation: Evaluation
+    story: Story
+    tried: Tried | None
+
+    @property
+    def kernels(self) -> Kernels | None:
+        return (
+            self.evaluation.reference.kernels
+            if self.tried is None
+            else (self.tried.kernels)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of figures.
+
+    Attributes:
+        tells: How much it tells; columns that tell least are left out first.
+        cell: What it shows of a candidate that was measured.
+    """
+
+    head: str
+    tells: int
+    cell: Callable[[_Row], str]
+
+
 def report(results: Sequence[Result]) -> RenderableType:
     """Return the tables of all classes, one under the other."""
-    return Group(*(part for one in results for part in _class(*one)))
+    return _Report(tuple(results))
 
 
-def number(value: float, unit: str) -> str:
-    """Return a score for people."""
-    return f"{100 * value:.1f}" if unit == "%" else f"{value:.4g}"
+@dataclass(frozen=True, slots=True)
+class _Report:
+    results: tuple[Result, ...]
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        width = options.max_width
+        for evaluation, story in self.results:
+            yield from _lines(_title(evaluation), width, 2, console)
+            yield _table(evaluation, story, width)
+            for text in _told(evaluation, story):
+                yield from _lines(text, width, 2, console)
+            yield Text()
+        yield from _lines(Text(LEGEND, "dim"), width, 0, console)
 
 
-def _class(evaluation: Evaluation, story: Story) -> Iterator[RenderableType]:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        side: Literal["left", "right"] = "left" if column in WORDS else "right"
-        table.add_column(column, justify=side, no_wrap=True)
-    table.add_row(*_float_row(evaluation, story))
-    for tried in story.tried:
-        table.add_row(*_row(tried, evaluation))
-    yield _title(evaluation)
-    yield table
-    yield from (Text(f"  {line}", "dim") for line in _over(story))
-    yield from _verdict(evaluation)
-    yield Text()
+def _lines(text: Text, width: int, hang: int, console: Console) -> Iterator[Text]:
+    """Yield ``text`` in lines of ``width``; those after the first hang in."""
+    first, *others = text.wrap(console, width, no_wrap=False, overflow="fold")
+    first.rstrip()
+    yield first
+    for line in others:
+        line.rstrip()
+    rest = Text(" ").join(others)
+    room = max(width - hang, 1)
+    for line in rest.wrap(console, room, no_wrap=False, overflow="fold")[: len(rest)]:
+        line.rstrip()
+        yield Text(" " * hang) + line
 
 
 def _title(evaluation: Evaluation) -> Text:
     text = Text(evaluation.device_class, "bold cyan")
     text.append(
-        f"  {evaluation.metric} on the {evaluation.selection_samples} samples that "
-        "choose",
-        "dim",
+        f"  {evaluation.metric} in {evaluation.unit or 'points'} on the "
+        f"{evaluation.selection_samples} samples that choose",
+        "not bold dim default",
     )
-    text.append(KNOWN[evaluation.latency_known], "yellow")
+    if evaluation.latency_known != "measured":
+        told = wording.KNOWN[evaluation.latency_known]
+        text.append(f"; {told}", "not bold yellow")
     return text
 
 
-def _float_row(evaluation: Evaluation, story: Story) -> list[str]:
-    side = evaluation.reference
-    return [
-        "float",
-        "1.00",
-        number(story.reference_score, story.unit),
-        "",
-        "",
-        f"{side.latency.p50_ms:.3f}",
-        "1.00",
-        f"{side.peak_memory_mb:.0f}",
-        "",
-        "",
-    ]
+def _table(evaluation: Evaluation, story: Story, width: int) -> Table:
+    rows = [_Row(evaluation, story, tried) for tried in (None, *story.tried)]
+    words = [_word(row) for row in rows]
+    room = width - max(len(word) for word in words) - GAP
+    columns = _fitting(rows, room)
+    used = sum(_width(column, rows) + GAP for column in columns)
+    longest = max(len(_name(row)) for row in rows)
+    name_width = max(min(longest, room - used), 1)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+    table.add_column("recipe", width=name_width)
+    for column in columns:
+        wide = _width(column, rows)
+        table.add_column(column.head, justify="right", no_wrap=True, width=wide)
+    table.add_column("", no_wrap=True)
+    for row, word in zip(rows, words, strict=True):
+        name = "\n".join(_broken(_name(row), name_width))
+        style = "bold" if row.tried and row.tried.taken else ""
+        cells = [_cell(column, row) for column in columns]
+        table.add_row(Text(name, style), *cells, Text(word, STYLES.get(word, "")))
+    return table
 
 
-def _row(tried: Tried, evaluation: Evaluation) -> list[RenderableType]:
-    if tried.latency is None or tried.kernels is None:
-        blank = [""] * (len(COLUMNS) - 2)
-        return [tried.recipe, *blank, Text("failed", "red")]
-    return [
-        Text(tried.recipe, "bold" if tried.taken else ""),
-        f"{tried.size_ratio or 0:.2f}",
-        number(tried.score or 0, evaluation.unit),
-        f"{tried.drop_points or 0:.1f}",
-        f"{100 * (tried.agreement or 0):.1f}",
-        f"{tried.latency.p50_ms:.3f}",
-        f"{tried.latency_ratio or 0:.2f}",
-        f"{tried.peak_memory_mb or 0:.0f}",
-        f"{tried.kernels.integer}",
-        _word(tried),
-    ]
+def _fitting(rows: Sequence[_Row], room: int) -> list[_Column]:
+    """Return the columns that leave room for the names of recipes."""
+    names = [_name(row) for row in rows]
+    needed = min(max(map(len, names)), max(NARROWEST_NAME, room // 3))
+    columns = [c for c in COLUMNS if any(_cell(c, row) for row in rows)]
+    while columns and sum(_width(c, rows) + GAP for c in columns) + needed > room:
+        columns.remove(min(columns, key=lambda column: column.tells))
+    return columns
 
 
-def _word(tried: Tried) -> Text:
-    if tried.taken:
-        return Text("taken", "bold green")
-    if tried.misses:
-        return Text("over", "red")
-    return Text("on the front" if tried.on_front else "fits", "green")
+def _width(column: _Column, rows: Sequence[_Row]) -> int:
+    return max(len(column.head), *(len(_cell(column, row)) for row in rows))
 
 
-def _over(story: Story) -> Iterator[str]:
+def _cell(column: _Column, row: _Row) -> str:
+    if row.tried is not None and row.tried.latency is None:
+        return ""
+    return column.cell(row)
+
+
+def _name(row: _Row) -> str:
+    return "float" if row.tried is None else row.tried.recipe
+
+
+def _word(row: _Row) -> str:
+    return "" if row.tried is None else wording.standing(row.tried)
+
+
+def _broken(name: str, width: int) -> list[str]:
+    """Return ``name`` in pieces of at most ``width``, cut after hyphens if possible."""
+    pieces: list[str] = []
+    while len(name) > width:
+        at = name.rfind("-", 0, width) + 1 or width
+        pieces.append(name[:at])
+        name = name[at:]
+    return [*pieces, name]
+
+
+def _told(evaluation: Evaluation, story: Story) -> Iterator[Text]:
     for tried in story.tried:
-        why = tried.failure or "; ".join(tried.misses)
+        why = wording.why_not(tried)
         if why:
-            yield f"{tried.recipe}: {why}"
-
-
-def _verdict(evaluation: Evaluation) -> Iterator[Text]:
-    variant = evaluation.variant
-    if variant is not None:
-        yield _sides(evaluation, evaluation.reference, variant)
-    for one in evaluation.golden_measured[1:]:
-        yield Text(
-            f"  on an emulated {one.processor}: {one.sqnr_db:.1f} dB to float, here "
-            f"{evaluation.golden_measured[0].sqnr_db:.1f} dB",
-            "dim",
-        )
+            yield Text(f"{wording.standing(tried)}  {tried.recipe}: {why}", "dim")
+    told = "; ".join(
+        f"{', '.join(rungs)} ({reason})" for rungs, reason in wording.left_out(story)
+    )
+    if told:
+        yield Text(f"left out  {told}", "dim")
+    for sentence in wording.outcome(evaluation):
+        yield Text(sentence)
     style = "bold green" if evaluation.decision == "accepted" else "bold red"
     text = Text(evaluation.decision, style)
     text.append(f"  {evaluation.reason}", "not bold default")
     yield text
 
 
-def _sides(evaluation: Evaluation, reference: Side, variant: Side) -> Text:
-    low, high = variant.ci95
-    unit = evaluation.unit
-    lost = evaluation.drop_ci95 or (0.0, 0.0)
-    return Text(
-        f"  on {evaluation.samples} unseen samples: "
-        f"{number(variant.score, unit)} ({number(low, unit)}-{number(high, unit)}) "
-        f"against float's {number(reference.score, unit)}, "
-        f"lost {evaluation.drop_points or 0:.1f} points "
-        f"({lost[0]:.1f} to {lost[1]:.1f}), agrees on "
-        f"{100 * (evaluation.agreement or 0):.1f} %",
-        "dim",
-    )
+def _size_ratio(row: _Row) -> str:
+    return f"{(row.tried.size_ratio or 0) if row.tried else 1:.2f}"
+
+
+def _bytes(row: _Row) -> str:
+    bytes_ = row.tried.bytes if row.tried else row.story.reference_bytes
+    return wording.size(bytes_ or 0)
+
+
+def _score(row: _Row) -> str:
+    score = row.tried.score if row.tried else row.story.reference_score
+    return "" if score is None else wording.number(score, row.story.unit)
+
+
+def _lost(row: _Row) -> str:
+    if row.tried is None or row.tried.drop_points is None:
+        return ""
+    return wording.points(row.tried.drop_points)
+
+
+def _agrees(row: _Row) -> str:
+    if row.tried is None or row.tried.agreement is None:
+        return ""
+    return wording.percent(row.tried.agreement)
+
+
+def _time_ratio(row: _Row) -> str:
+    return f"{(row.tried.latency_ratio or 0) if row.tried else 1:.2f}"
+
+
+def _p50(row: _Row) -> str:
+    times = _times(row)
+    return "" if times is None else wording.milliseconds(times.p50_ms)
+
+
+def _p90(row: _Row) -> str:
+    times = _times(row)
+    return "" if times is None else wording.milliseconds(times.p90_ms)
+
+
+def _times(row: _Row) -> Latency | None:
+    return row.tried.latency if row.tried else row.evaluation.reference.latency
+
+
+def _memory(row: _Row) -> str:
+    side = row.tried or row.evaluation.reference
+    return f"{side.peak_memory_mb or 0:.0f}"
+
+
+def _integer(row: _Row) -> str:
+    return "" if row.kernels is None else f"{row.kernels.integer}"
+
+
+def _heavy_float(row: _Row) -> str:
+    return "" if row.kernels is None else f"{row.kernels.heavy_float}"
+
+
+def _conversions(row: _Row) -> str:
+    return "" if row.kernels is None else f"{row.kernels.conversions}"
+
+
+COLUMNS = (
+    _Column("size", 12, _size_ratio),
+    _Column("bytes", 3, _bytes),
+    _Column("score", 9, _score),
+    _Column("lost", 10, _lost),
+    _Column("agrees", 8, _agrees),
+    _Column("time", 11, _time_ratio),
+    _Column("p50 ms", 6, _p50),
+    _Column("p90 ms", 4, _p90),
+    _Column("MiB", 7, _memory),
+    _Column("integer", 5, _integer),
+    _Column("float", 2, _heavy_float),
+    _Column("q/dq", 1, _conversions),
+)
