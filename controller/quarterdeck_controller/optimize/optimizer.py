@@ -13,12 +13,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
 
+from quarterdeck_controller.optimize import steps
 from quarterdeck_controller.optimize.data.samples import Data, Given, Samples, save
 from quarterdeck_controller.optimize.data.stored import Stored
 from quarterdeck_controller.optimize.evaluation import Evaluation
@@ -58,6 +59,10 @@ class Progress:
     sentence: str
     seconds: float
 
+
+ROOM = 6
+"""Address space of a step, in sizes of the model: the graph before and after, as bytes,
+and as the runtime holds it."""
 
 Show = Callable[[Progress], None]
 
@@ -126,7 +131,7 @@ def optimize(
     """Return the best variant of ``model`` for one device class, or a refusal.
 
     Args:
-        model: A float ONNX model.
+        model: A float ONNX model, or a PyTorch module as ``file.py:function``.
         data: Samples for ranges, and others for the verdict.
         profile: The device class.
         options: What else may be told.
@@ -161,8 +166,8 @@ def optimize_all(
     try:
         with tempfile.TemporaryDirectory(prefix="quarterdeck-") as name:
             folder = Path(name)
-            with _workbench(folder, options) as bench:
-                task = _task(folder, model, data, options)
+            with _workbench(folder, model, options) as bench:
+                task = _task(folder, _exported(bench, folder, model), data, options)
                 run = _Run(bench, options, on_progress, clock, clock.monotonic())
                 return run.all(get_ready(
                     bench, folder, task, tuple(profiles), run.saying("")
@@ -269,15 +274,32 @@ class _Run:
 
 
 @contextmanager
-def _workbench(folder: Path, options: Options) -> Iterator[Workbench]:
+def _workbench(folder: Path, model: Path, options: Options) -> Iterator[Workbench]:
     cache = Cache(options.cache or folder / "cache")
-    sandbox = Sandbox(folder / "steps", options.bounds)
+    sandbox = Sandbox(folder / "steps", _bounds(options.bounds, model))
     isa = " ".join(machine_isa())
     machine = f"{platform.node()} {isa} {os.cpu_count()}"
     try:
         yield Workbench(sandbox, cache, machine, options.workers)
     finally:
         sandbox.close()
+
+
+def _bounds(bounds: Bounds, model: Path) -> Bounds:
+    """Return bounds that leave room for a large model: some steps hold it often."""
+    beside = model.parent.glob(f"{model.stem}*") if model.is_file() else ()
+    size = sum(file.stat().st_size for file in beside if file.is_file())
+    return replace(bounds, memory_mb=max(bounds.memory_mb, ROOM * size >> 20))
+
+
+def _exported(bench: Workbench, folder: Path, model: Path) -> Path:
+    """Return the model file, made from a PyTorch module where one is named."""
+    if ":" not in model.name or model.exists():
+        return model
+    out = folder / "exported.onnx"
+    request = steps.ExportRequest(source=str(model), out=out)
+    bench.sandbox.run("export", request, steps.Exported)
+    return out
 
 
 def _task(folder: Path, model: Path, data: Data, options: Options) -> Task:
