@@ -251,6 +251,7 @@ class BuildRequest(Record):
             which is slower and keeps memory small.
         names: Whether the names of operators are kept, as training and sensitivity
             need them; a variant for a device does without.
+        precise: Whether devices open it with ``Session.precise``.
     """
 
     model: Path
@@ -263,6 +264,7 @@ class BuildRequest(Record):
     operators: tuple[str, ...] = ()
     fold: bool = True
     names: bool = False
+    precise: bool = False
 
 
 class Built(Record):
@@ -282,11 +284,13 @@ class FinishRequest(Record):
 
     Attributes:
         output: The judged output, given first.
+        precise: Whether devices open it with ``Session.precise``.
     """
 
     model: Path
     out: Path
     output: str
+    precise: bool = False
 
 
 class Finished(Record):

@@ -1,5 +1,6 @@
 """The steps ``calibrate`` and ``build``, from file to file."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from quarterdeck_controller.optimize.data.stored import Stored, Writer
 from quarterdeck_controller.optimize.quantize.build import build
 from quarterdeck_controller.optimize.quantize.calibrate import calibrate, observe
 from quarterdeck_controller.optimize.quantize.spread import load_spreads
-from quarterdeck_controller.optimize.recipe import Recipe
+from quarterdeck_controller.optimize.recipe import Format, Kind, Recipe, Scheme
+from quarterdeck_controller.optimize.session import open_session
 from quarterdeck_controller.optimize.steps import BuildRequest, CalibrateRequest
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.session import Session
 from tests.support.quantizable import (
+    Array,
     Shape,
     attention,
     convolutions,
@@ -32,10 +36,13 @@ STATIC = Recipe("static", calibration="minmax")
 
 
 def requests(
-    folder: Path, model: onnx.ModelProto, recipe: Recipe = STATIC
+    folder: Path,
+    model: onnx.ModelProto,
+    recipe: Recipe = STATIC,
+    samples: Mapping[str, Array] = IMAGES,
 ) -> tuple[CalibrateRequest, BuildRequest]:
     onnx.save(model, folder / "m.onnx")
-    store(folder / "samples", IMAGES)
+    store(folder / "samples", samples)
     shared = {"model": folder / "m.onnx", "samples": folder / "samples", "batch": 8}
     return (
         CalibrateRequest.model_validate({**shared, "out": folder / "spreads.npz"}),
@@ -191,3 +198,29 @@ def test_a_note_says_what_is_a_mask(tmp_path: Path) -> None:
     assert not spreads["masked"].quantizable
     assert spreads["x"].quantizable
     assert run(model, {"x": normal(0, 4, 8, 64)}).shape == (4, 8, 64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme", "form"),
+    [
+        ("static", "u8s8", "qdq"),
+        ("static", "u8s8", "qoperator"),
+        ("static", "s8s8", "qdq"),
+        ("dynamic", "u8s8", "qdq"),
+    ],
+)
+def test_what_opens_with_precise_shares_no_signed_constants(
+    kind: Kind, scheme: Scheme, form: Format, tmp_path: Path
+) -> None:
+    model = attention()
+    model.graph.node[2].input[1] = "wq"
+    samples = {"x": normal(0, 16, 8, 64)}
+    recipe = replace(STATIC, kind=kind, scheme=scheme, format=form)
+    first, second = requests(tmp_path, model, recipe, samples)
+    calibrate(first)
+
+    build(second.model_copy(update={"precise": True}))
+
+    made = onnx.load(second.out)
+    assert open_session(second.out, Session(precise=True)).get_outputs()
+    assert sqnr(model, made, samples) > 20

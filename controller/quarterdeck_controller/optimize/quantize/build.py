@@ -35,7 +35,8 @@ def build(request: BuildRequest) -> Built:
             f"{request.recipe.name} finds nothing to quantize in this model",
         )
     give_first(made.model.graph, request.output)
-    size = write(shrink(made.model, names=request.names), request.out)
+    shrink(made.model, names=request.names, precise=request.precise)
+    size = write(made.model, request.out)
     return Built(bytes=size, treated=made.treated, notes=made.notes)
 
 

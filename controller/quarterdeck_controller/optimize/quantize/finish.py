@@ -10,7 +10,7 @@ def finish(request: FinishRequest) -> Finished:
     """Write the variant without its names to ``request.out``."""
     model = onnx.load(request.model)
     give_first(model.graph, request.output)
-    shrink(model)
+    shrink(model, precise=request.precise)
     data = model.SerializeToString(deterministic=True)
     request.out.write_bytes(data)
     return Finished(bytes=len(data))

@@ -6,7 +6,7 @@ labels live, stay. A name means the same in a graph and in the subgraphs inside 
 one table of new names serves all of them. Runs in a child.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx
 
@@ -15,18 +15,24 @@ from quarterdeck_controller.optimize.quantize.graph import all_graphs, drop_unus
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def shrink(model: onnx.ModelProto, *, names: bool = False) -> onnx.ModelProto:
+def shrink(
+    model: onnx.ModelProto, *, names: bool = False, precise: bool = False
+) -> onnx.ModelProto:
     """Shrink ``model`` in place and return it.
 
     Args:
         model: A variant.
         names: Whether operators and tensors keep their names.
+        precise: Whether it is opened with ``Session.precise``: then the runtime
+            replaces the signed weights of each operator, and cannot open a model
+            where two operators share theirs, or their zero points (onnxruntime 1.32).
     """
     model.doc_string = ""
     drop_unused(model.graph)
     if not names:
         _leave_out_zeros(model.graph)
-    _share_constants(model.graph, {}, {})
+    kept = (onnx.TensorProto.INT8,) if precise else ()
+    _share_constants(model.graph, {}, {}, kept)
     drop_unused(model.graph)
     for graph in all_graphs(model.graph):
         _drop_text(graph)
@@ -79,13 +85,20 @@ Key = tuple[int, tuple[int, ...], bytes]
 
 
 def _share_constants(
-    graph: onnx.GraphProto, around: dict[Key, str], same_around: dict[str, str]
+    graph: onnx.GraphProto,
+    around: dict[Key, str],
+    same_around: dict[str, str],
+    kept: Collection[int],
 ) -> None:
-    """Read every constant from the first of its kind, in this graph or around it."""
+    """Read every constant from the first of its kind, in this graph or around it.
+
+    Those of the types ``kept`` stay each on its own.
+    """
     fixed = {value.name for value in (*graph.input, *graph.output)}
     first, same = dict(around), dict(same_around)
     for tensor in graph.initializer:
-        if tensor.name in fixed or tensor.data_location == onnx.TensorProto.EXTERNAL:
+        outside = tensor.data_location == onnx.TensorProto.EXTERNAL
+        if tensor.name in fixed or outside or tensor.data_type in kept:
             continue
         data = onnx.numpy_helper.to_array(tensor).tobytes()
         key = (tensor.data_type, tuple(tensor.dims), data)
@@ -99,7 +112,7 @@ def _share_constants(
         for found in node.attribute:
             for inner in (found.g, *found.graphs):
                 if found.type in _GRAPHS:
-                    _share_constants(inner, first, same)
+                    _share_constants(inner, first, same, kept)
 
 
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)

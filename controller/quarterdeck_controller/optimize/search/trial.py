@@ -330,6 +330,7 @@ class Trials:
                 operators=support.operators,
                 fold=support.fold,
                 names=names,
+                precise=self.profile.session.precise,
             ),
             steps.Built,
             out="model.onnx",
@@ -358,7 +359,10 @@ class Trials:
         finished = self.bench.make(
             "finish",
             lambda out: steps.FinishRequest(
-                model=trained.path, out=out, output=self.ready.source.score_output
+                model=trained.path,
+                out=out,
+                output=self.ready.source.score_output,
+                precise=self.profile.session.precise,
             ),
             steps.Finished,
             out="model.onnx",
