@@ -26,6 +26,7 @@ from quarterdeck_controller.optimize.search.climb import Climb
 from quarterdeck_controller.optimize.search.confirm import Verdict
 from quarterdeck_controller.optimize.search.ready import Ready
 from quarterdeck_controller.optimize.search.story import (
+    Allowed,
     Histogram,
     SensitiveNode,
     Story,
@@ -144,6 +145,7 @@ def write_story(
             for one in climb.candidates
         ),
         said=tuple(climb.said),
+        allowed=_allowed(ready, climb.profile),
         sensitivity=tuple(
             SensitiveNode(
                 name=one.name,
@@ -171,6 +173,18 @@ def compressed_bytes(data: bytes) -> int:
     for start in range(0, len(view), BLOCK):
         size += len(state.compress(view[start : start + BLOCK]))
     return size + len(state.flush())
+
+
+def _allowed(ready: Ready, profile: Profile) -> Allowed:
+    budget, labelled = profile.budget, ready.scored.labelled
+    return Allowed(
+        drop_points=budget.accuracy_drop_points if labelled else None,
+        agreement=None if labelled else budget.min_agreement,
+        size_ratio=budget.size_ratio,
+        latency_ratio=budget.latency_ratio,
+        latency_ms=budget.latency_ms,
+        memory_mb=budget.memory_mb,
+    )
 
 
 def _reason(

@@ -110,6 +110,23 @@ class TrainingPoint(Wire):
     agreement: float
 
 
+class Allowed(Wire):
+    """The class's budget, as every candidate was held against it.
+
+    Attributes:
+        drop_points: Points below float; None where nothing is labelled.
+        agreement: Share of samples that must agree with float; None where labels decide.
+        latency_ms: Of the 90th percentile.
+    """
+
+    drop_points: float | None
+    agreement: float | None
+    size_ratio: float
+    latency_ratio: float
+    latency_ms: float
+    memory_mb: float
+
+
 class Story(Wire):
     """``search.json``."""
 
@@ -123,6 +140,7 @@ class Story(Wire):
     reference_bytes: int
     tried: tuple[Tried, ...]
     said: tuple[Said, ...]
+    allowed: Allowed | None = None
     sensitivity: tuple[SensitiveNode, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     float_time: tuple[TimeShare, ...] = ()
