@@ -80,7 +80,9 @@ def _fit(tensor: Tensor, wanted: Input) -> Tensor:
         tensor = tensor[np.newaxis]
     fixed = zip(tensor.shape, wanted.shape, strict=False)
     same = tensor.ndim == len(wanted.shape) and all(w in (None, h) for h, w in fixed)
-    same = same and (tensor.ndim < _BATCHED or tensor.shape[0] == 1)
+    # a first dimension that is free or 1 is the batch; a fixed one is the model's own
+    batched = tensor.ndim >= _BATCHED and wanted.shape[0] in (None, 1)
+    same = same and (not batched or tensor.shape[0] == 1)
     if not same or not np.can_cast(tensor.dtype, wanted.dtype, "same_kind"):
         shape = "x".join("?" if d is None else str(d) for d in wanted.shape)
         raise RejectedError(
@@ -88,7 +90,7 @@ def _fit(tensor: Tensor, wanted: Input) -> Tensor:
             f"input {wanted.name} is {wanted.dtype} {shape}, the request holds "
             f"{tensor.dtype} {'x'.join(map(str, tensor.shape))}",
         )
-    return np.ascontiguousarray(tensor, dtype=wanted.dtype)
+    return np.asarray(tensor, dtype=wanted.dtype, order="C")
 
 
 def top(scores: Tensor) -> tuple[int, float]:
@@ -147,7 +149,7 @@ def _vectors(
             Code.GOLDEN_FAILED, f"golden.npz holds {sorted(tensors)}, not vectors"
         )
     samples = [
-        fit({n: t[at : at + 1] for n, t in asked.items()}, inputs)
+        fit({n: np.asarray(t[at]) for n, t in asked.items()}, inputs)
         for at in range(counts.pop())
     ]
     return samples, [_scores([row]) for row in answers[0]]
