@@ -115,7 +115,7 @@ class Allowed(Wire):
 
     Attributes:
         drop_points: Points below float; None where nothing is labelled.
-        agreement: Share of samples that must agree with float; None where labels decide.
+        agreement: Share of samples that must agree with float; None with labels.
         latency_ms: Of the 90th percentile.
     """
 
