@@ -29,6 +29,8 @@ IMBALANCED = 8.0
 """Largest over median channel from which one scale for a tensor wastes three bits."""
 MOST_MIXED = 8
 """Mixtures tried at most."""
+TUNING_PAYS = 0.7
+"""Of the loss that tuning must have left at most to be worth repeating."""
 FIRST_SPARED = 16
 """The first mixture spares one operator in so many."""
 GAIN = 1 / (1 + TIE)
@@ -395,7 +397,10 @@ def _dynamic_repairs(state: _State, wanted: Sequence[Repair]) -> list[Recipe]:
 
 
 def _plain_base(state: _State) -> Recipe:
-    """Return the best static recipe that spares no operator and is not trained."""
+    """Return the best static recipe that spares no operator and is not trained.
+
+    Tuning is costly and would be repeated for every mixture: it must have paid well.
+    """
     whole = [
         one
         for one in state.measured("static")
@@ -403,7 +408,13 @@ def _plain_base(state: _State) -> Recipe:
         and not one.recipe.trained
         and _mendable(one, state.profile)
     ]
-    return min(whole, key=lambda one: (_figures(one).loss, one.recipe.name)).recipe
+    found = min(whole, key=lambda one: (_figures(one).loss, one.recipe.name))
+    untuned = [one for one in whole if _untuned(one.recipe) == one.recipe]
+    if found in untuned or not untuned:
+        return found.recipe
+    plain = min(untuned, key=lambda one: (_figures(one).loss, one.recipe.name))
+    paid = _figures(found).loss < TUNING_PAYS * _figures(plain).loss
+    return found.recipe if paid else plain.recipe
 
 
 def _next_counts(state: _State, base: Recipe, total: int) -> tuple[int, ...]:
