@@ -12,6 +12,7 @@ from quarterdeck_controller.optimize.evaluation import (
     Side,
 )
 from quarterdeck_controller.optimize.search.story import (
+    Allowed,
     Histogram,
     Said,
     SensitiveNode,
@@ -189,6 +190,14 @@ def story(**changes: object) -> Story:
             Said(rung="floor", sentence="ended: tried", seconds=0),
             Said(rung="repair", sentence="ended: the budget is met", seconds=0),
             Said(rung="train", sentence="ended: the budget is met", seconds=0),
+        ),
+        "allowed": Allowed(
+            drop_points=1,
+            agreement=None,
+            size_ratio=0.6,
+            latency_ratio=1,
+            latency_ms=50,
+            memory_mb=384,
         ),
         "sensitivity": tuple(
             SensitiveNode(
