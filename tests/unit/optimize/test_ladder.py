@@ -4,7 +4,12 @@ from dataclasses import replace
 from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.recipe import KINDS, Recipe
 from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
-from quarterdeck_controller.optimize.search.ladder import Facts, Skip, next_move
+from quarterdeck_controller.optimize.search.ladder import (
+    Facts,
+    Skip,
+    by_worth,
+    next_move,
+)
 from quarterdeck_controller.optimize.steps import Node, Sensitivity
 from tests.support.candidates import figures, profile
 
@@ -197,3 +202,11 @@ def test_a_rung_says_why_it_is_climbed() -> None:
     why = next(one.why for one in seen if one.rung == "mixed")
     assert "would beat fp16" in why
     assert "9.0 points below" in why
+
+
+def test_a_small_noisy_operator_is_spared_before_a_large_one() -> None:
+    large = Sensitivity(name="a", operator="Conv", sqnr_db=10, bytes=1, share=0.6)
+    small = Sensitivity(name="b", operator="Conv", sqnr_db=12, bytes=1, share=0.01)
+    calm = Sensitivity(name="c", operator="Conv", sqnr_db=40, bytes=1, share=0.01)
+
+    assert [one.name for one in by_worth([large, small, calm])] == ["b", "a", "c"]

@@ -22,6 +22,7 @@ from quarterdeck_controller.optimize.repair.gates import (
 )
 from quarterdeck_controller.optimize.repair.graph import Array
 from quarterdeck_controller.optimize.repair.observe import open_graph, spaced
+from quarterdeck_controller.optimize.repair.share import work_shares
 from quarterdeck_controller.optimize.session import infer
 from quarterdeck_controller.optimize.steps import Sensed, SenseRequest, Sensitivity
 from quarterdeck_shared.clock import Clock, SystemClock
@@ -41,8 +42,9 @@ def sense(request: SenseRequest, clock: Clock | None = None) -> Sensed:
         return Sensed(nodes=(), complete=True)
     clock = SystemClock() if clock is None else clock
     until = clock.monotonic() + request.seconds
+    model = onnx.load(request.model)
     gated = gate_operators(
-        onnx.load(request.model),
+        model,
         load_spreads(request.spreads),
         request.recipe,
         request.operators,
@@ -52,11 +54,14 @@ def sense(request: SenseRequest, clock: Clock | None = None) -> Sensed:
     stored = Stored.open(request.samples)
     rows = spaced(stored.count, request.rows)
     probe = _Probe.of(gated, request.output, list(stored.batches(request.batch, rows)))
+    named = [candidate.name for candidate in gated.candidates]
+    shares = work_shares(model, named, stored)
     found: list[Sensitivity] = []
     for number, candidate in enumerate(gated.candidates):
         if clock.monotonic() > until:
             break
-        found.append(_told(candidate, probe.sqnr_db(number)))
+        share = shares.get(candidate.name, 0.0)
+        found.append(_told(candidate, probe.sqnr_db(number), share))
     order = sorted(found, key=lambda one: one.sqnr_db)  # stable: ties by graph order
     return Sensed(nodes=tuple(order), complete=len(found) == len(gated.candidates))
 
@@ -104,10 +109,11 @@ def sqnr_db(signal: float, noise: float) -> float:
     return min(BEST_DB, max(WORST_DB, 10 * log10(signal / noise)))
 
 
-def _told(candidate: Candidate, found: float) -> Sensitivity:
+def _told(candidate: Candidate, found: float, share: float) -> Sensitivity:
     return Sensitivity(
         name=candidate.name,
         operator=candidate.operator,
         sqnr_db=round(found, 3),
         bytes=candidate.bytes,
+        share=round(share, 5),
     )

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field, replace
 
 from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.search.candidate import Candidate
-from quarterdeck_controller.optimize.search.ladder import Facts, Move, Skip, next_move
+from quarterdeck_controller.optimize.search.ladder import (
+    Facts,
+    Move,
+    Skip,
+    by_worth,
+    next_move,
+)
 from quarterdeck_controller.optimize.search.story import Said
 from quarterdeck_controller.optimize.search.trial import Trials
 from quarterdeck_shared.clock import Clock
@@ -70,7 +76,7 @@ class Climb:
     def _sense(self, move: Move) -> None:
         assert move.sense is not None, "asked only when there is something to sense"
         try:
-            found = self.trials.sense(move.sense).nodes
+            found = by_worth(self.trials.sense(move.sense).nodes)
         except RejectedError as error:
             self._say(move.rung, f"could not be found: {error.detail}", 0.0)
             found = ()
