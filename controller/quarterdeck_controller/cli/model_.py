@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from quarterdeck_controller.cli.comparing import compare as print_comparison
 from quarterdeck_controller.cli.options import JsonOption
 from quarterdeck_controller.cli.output import (
     EXIT_REFUSED,
@@ -191,6 +192,17 @@ def evaluate(
     print_table(("", ""), list(_result(scored)), title=model.name)
     for note in scored.notes:
         out.print(f"  {note}", style="yellow", markup=False)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A folder that model optimize wrote.")],
+    b: Annotated[Path, typer.Argument(help="Another, for one class or for several.")],
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Show two variants side by side: what B is in comparison with A."""
+    print_comparison(a, b, json=json)
 
 
 def _tell(

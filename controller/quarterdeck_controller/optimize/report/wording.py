@@ -14,6 +14,8 @@ KNOWN = {
 
 STEP = 1000.0
 TENS = 10.0
+LEAST_POINT = 0.05
+"""What rounds to no point at all."""
 ENDED, TIMED_OUT, NOT_FOUND = (
     "ended: ",
     "left out, the time is spent: ",
@@ -42,6 +44,11 @@ def interval(ends: Interval, unit: str) -> str:
 def points(value: float) -> str:
     """Return points of a metric; no minus before what rounds to zero."""
     return f"{round(value, 1) + 0.0:.1f}"
+
+
+def signed(value: float) -> str:
+    """Return a change in points, with its sign."""
+    return f"{round(value, 1) + 0.0:+.1f}"
 
 
 def percent(share: float) -> str:
