@@ -2,8 +2,8 @@
 
 An entry is a folder named by the digest of the step, its request, the contents of every
 file it reads, and the code and libraries that carry it out. It appears by one rename,
-whole or not at all, and never changes. What a step made is its own name from then on:
-a file inside an entry is known by the entry.
+whole or not at all, and never changes. A folder inside an entry is known by the entry; a
+file by its contents, so that two recipes that give the same file are measured once.
 """
 
 import hashlib
@@ -106,7 +106,7 @@ class Cache:
                 continue  # another run deleted it
 
     def _digest(self, path: Path) -> str:
-        if path.is_relative_to(self.folder):
+        if path.is_dir() and path.is_relative_to(self.folder):
             return str(path.relative_to(self.folder))
         if path not in self._digests:
             self._digests[path] = digest_of(path)
