@@ -2,8 +2,8 @@
 
 An entry is a folder named by the digest of the step, its request, the contents of every
 file it reads, and the code and libraries that carry it out. It appears by one rename,
-whole or not at all, and never changes. A folder inside an entry is known by the entry; a
-file by its contents, so that two recipes that give the same file are measured once.
+whole or not at all, and never changes. A folder inside an entry is known by the entry;
+a file by its contents, so that two recipes that give the same file are measured once.
 """
 
 import hashlib
