@@ -57,6 +57,18 @@ def time_table(story: Story, latency_ratio: float | None) -> Markup:
     )
 
 
+def order(one: TimeShare) -> tuple[int, float]:
+    """Return where a kernel stands in its bar: integers first, then by time."""
+    return ("i", "q", "f").index(kind(one)), -one.share
+
+
+def kind(one: TimeShare) -> str:
+    """Return ``i`` for integers, ``q`` for conversions between, ``f`` for float."""
+    if one.operator in CONVERSIONS:
+        return "q"
+    return "i" if one.integer else "f"
+
+
 def _bar(shares: Sequence[TimeShare], width: float) -> Markup:
     total = sum(one.share for one in shares) or 1.0
     pieces = together(_pieces(shares, total))
@@ -65,28 +77,18 @@ def _bar(shares: Sequence[TimeShare], width: float) -> Markup:
 
 def _pieces(shares: Sequence[TimeShare], total: float) -> Iterator[Markup]:
     seen = {"i": 0, "f": 0, "q": 0}
-    for one in sorted(shares, key=_order):
-        kind = _kind(one)
-        shade = seen[kind] % SHADES if kind != "q" else 0
-        seen[kind] += 1
+    for one in sorted(shares, key=order):
+        group = kind(one)
+        shade = seen[group] % SHADES if group != "q" else 0
+        seen[group] += 1
         told = f"{one.operator}, {one.count}: {wording.percent(one.share)} %"
         yield element(
             "span",
             one.operator if one.share >= LEAST_TOLD else "",
-            class_=f"{kind}{shade}",
+            class_=f"{group}{shade}",
             style=f"width:{100 * one.share / total:.2f}%",
             title=told,
         )
-
-
-def _order(one: TimeShare) -> tuple[int, float]:
-    return ("i", "q", "f").index(_kind(one)), -one.share
-
-
-def _kind(one: TimeShare) -> str:
-    if one.operator in CONVERSIONS:
-        return "q"
-    return "i" if one.integer else "f"
 
 
 def _legend() -> Markup:
