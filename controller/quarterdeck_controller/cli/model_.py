@@ -32,6 +32,7 @@ from quarterdeck_controller.optimize.optimizer import (
 )
 from quarterdeck_controller.optimize.profile import DEFAULT_CLASSES, load_profile
 from quarterdeck_controller.optimize.recipe import KINDS, Kind
+from quarterdeck_controller.optimize.report.save import write_report
 from quarterdeck_controller.optimize.report.table import report
 from quarterdeck_controller.optimize.report.wording import number
 from quarterdeck_controller.optimize.sandbox import Sandbox
@@ -142,7 +143,8 @@ def optimize(
             on_progress=show,
         )
     folders = [write(one, out_folder, keep_refused=keep_refused) for one in results]
-    _tell(results, folders, json=json)
+    page = write_report([(one.evaluation, one.story) for one in results], out_folder)
+    _tell(results, [*folders, page], json=json)
     if not all(result.accepted for result in results):
         raise typer.Exit(EXIT_REFUSED)
 

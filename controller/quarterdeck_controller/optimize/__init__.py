@@ -12,9 +12,9 @@
     print(result.evaluation.decision, result.evaluation.reason)
     write(result, Path("variants"))
 
-The search decides and never touches a model: ``search.ladder`` says what to try next and
-why, ``search.choose`` who wins, ``search.confirm`` holds the winner against samples and
-processors that did not choose it. What touches a model are steps (``steps``), each in a
-child process of its own (``sandbox``, ``child``), and their results are kept by what
-went in (``search.cache``). ``controller/OPTIMIZER.md`` is the guide for people.
+The search decides and never touches a model: ``search.ladder`` says what to try next
+and why, ``search.choose`` who wins, ``search.confirm`` holds the winner against samples
+and processors that did not choose it. What touches a model are steps (``steps``), each
+in a child process of its own (``sandbox``, ``child``), and their results are kept by
+what went in (``search.cache``). ``controller/OPTIMIZER.md`` is the guide for people.
 """

@@ -25,7 +25,12 @@ from quarterdeck_controller.optimize.data.stored import Stored
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.measure.machine import machine_isa
 from quarterdeck_controller.optimize.profile import Profile
+from quarterdeck_controller.optimize.quantize.spread import load_spreads
 from quarterdeck_controller.optimize.recipe import Kind
+from quarterdeck_controller.optimize.report.histograms import (
+    recipe_to_show,
+    worst_histograms,
+)
 from quarterdeck_controller.optimize.sandbox import Bounds, Sandbox
 from quarterdeck_controller.optimize.search import record, vectors
 from quarterdeck_controller.optimize.search.cache import LIBRARIES, Cache
@@ -34,7 +39,7 @@ from quarterdeck_controller.optimize.search.confirm import Verdict, confirm
 from quarterdeck_controller.optimize.search.ladder import Facts
 from quarterdeck_controller.optimize.search.ready import Ready, Task, get_ready
 from quarterdeck_controller.optimize.search.record import Context, Floats
-from quarterdeck_controller.optimize.search.story import Story
+from quarterdeck_controller.optimize.search.story import Histogram, Story
 from quarterdeck_controller.optimize.search.trial import Trials
 from quarterdeck_controller.optimize.search.workbench import Workbench
 from quarterdeck_shared.clock import Clock, SystemClock
@@ -255,7 +260,7 @@ class _Run:
             climb,
             verdict,
             floats=floats,
-            histograms=(),
+            histograms=_histograms(trials, climb, verdict),
             variant_audit=audit,
             context=context,
             seconds=self.clock.monotonic() - self.began,
@@ -315,6 +320,20 @@ def _task(folder: Path, model: Path, data: Data, options: Options) -> Task:
 
 def _source(given: Given, file: Path) -> str:
     return str(save(given, file)) if isinstance(given, Samples) else str(given)
+
+
+def _histograms(
+    trials: Trials, climb: Climb, verdict: Verdict | None
+) -> tuple[Histogram, ...]:
+    chosen = verdict.candidate.recipe if verdict else None
+    shown = recipe_to_show(chosen, climb.candidates)
+    if shown is None:
+        return ()
+    try:
+        spreads = load_spreads(trials.spreads(shown))
+    except RejectedError:  # its graph could not be made: there is nothing to show
+        return ()
+    return worst_histograms(spreads, shown)
 
 
 def _digests(model: bytes | None, golden: bytes) -> dict[str, str]:

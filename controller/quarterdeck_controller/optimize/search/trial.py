@@ -93,6 +93,14 @@ class Trials:
         notes = (*self._graph_notes(recipe), *made.answer.notes)
         return Variant(recipe, made.path, _counts(made.answer), notes)
 
+    def spreads(self, recipe: Recipe) -> Path:
+        """Return the file of what calibration saw in the graph of ``recipe``.
+
+        Raises:
+            RejectedError: ``MODEL_INVALID`` when the graph does not run.
+        """
+        return self._spreads(self._graph(recipe))
+
     def sense(self, recipe: Recipe) -> steps.Sensed:
         """Return what each operator's treatment alone costs.
 
