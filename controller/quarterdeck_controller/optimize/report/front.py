@@ -72,6 +72,11 @@ def allowed_loss(story: Story) -> float | None:
     return story.allowed.drop_points
 
 
+def bend_at(story: Story) -> float:
+    """Return the loss up to which its axis is about linear."""
+    return max(allowed_loss(story) or 1.0, 0.2)
+
+
 def loss_name(story: Story) -> str:
     """Return what ``lost_by`` is called."""
     if story.allowed is None or story.allowed.agreement is None:
@@ -100,7 +105,7 @@ def draw_front(story: Story) -> Markup:
     allowed = story.allowed
     limit = None if allowed is None else allowed.latency_ratio
     across = _ratios("latency, share of float's", [p.latency for p in found], limit)
-    frame = Plot(across, _losses(story, found))
+    frame = Plot(across, losses(story, found))
     spots = [(one, *frame.at(one.latency, one.lost)) for one in found]
     marks = [*_limits(frame, story, limit), *_marks(spots)]
     told = "Accuracy lost against latency. " + _summary(story, found)
@@ -115,11 +120,28 @@ def draw_sizes(story: Story) -> Markup:
     across = _ratios(
         "size of the file, share of float's", [p.size for p in found], limit
     )
-    frame = Plot(across, _losses(story, found))
+    frame = Plot(across, losses(story, found))
     spots = [(one, *frame.at(one.size, one.lost)) for one in found]
     marks = [*_limits(frame, story, limit), *_marks(spots)]
     told = "Accuracy lost against size. " + _summary(story, found)
     return frame.draw("Accuracy against size", told, marks)
+
+
+def losses(story: Story, found: Sequence[Point]) -> Axis:
+    """Return the axis of what is lost: linear up to the budget, bent past it."""
+    limit = allowed_loss(story)
+    values = [one.lost for one in found] + ([] if limit is None else [limit])
+    bend = plot.bent_at(bend_at(story))
+    span = bend(max(values)) - bend(min(values)) or 1.0
+    low = _unbent(bend, min(values), -0.12 * span)
+    high = _unbent(bend, max(values), 0.12 * span)
+    ticks: list[float] = []
+    for tick in plot.among(LOSSES, low, high):
+        if not ticks or bend(tick) - bend(ticks[-1]) > 0.07 * span:
+            ticks.append(tick)
+        elif tick == 0:
+            ticks[-1] = tick
+    return Axis(loss_name(story), low, high, tuple(ticks), bend)
 
 
 def _summary(story: Story, found: Sequence[Point]) -> str:
@@ -137,23 +159,6 @@ def _ratios(name: str, values: Sequence[float], limit: float | None) -> Axis:
         kept = [tick for n, tick in enumerate(ticks) if n % 2 == 0 or tick == 1]
         ticks = tuple(kept) if len(kept) < len(ticks) else ticks[:MOST_TICKS]
     return Axis(name, low, high, ticks, plot.logarithmic)
-
-
-def _losses(story: Story, found: Sequence[Point]) -> Axis:
-    limit = allowed_loss(story)
-    scale = max(limit or 1.0, 0.2)
-    values = [one.lost for one in found] + ([] if limit is None else [limit])
-    bend = plot.bent_at(scale)
-    span = bend(max(values)) - bend(min(values)) or 1.0
-    low = _unbent(bend, min(values), -0.12 * span)
-    high = _unbent(bend, max(values), 0.12 * span)
-    ticks: list[float] = []
-    for tick in plot.among(LOSSES, low, high):
-        if not ticks or bend(tick) - bend(ticks[-1]) > 0.07 * span:
-            ticks.append(tick)
-        elif tick == 0:
-            ticks[-1] = tick
-    return Axis(loss_name(story), low, high, tuple(ticks), bend)
 
 
 def _unbent(bend: plot.Bend, value: float, by: float) -> float:
@@ -204,9 +209,9 @@ def _names(spots: Sequence[Spot]) -> Iterator[Markup]:
         name = "float" if one.number == 0 else str(one.number)
         half = len(name) * plot.LETTER / 2
         others = [_around(spot) for spot in spots if spot[0] is not one]
-        start = y - _radius(one) - 3
-        places = [start - n * LABEL for n in range(12)]
-        places += [y + _radius(one) + LABEL + n * LABEL for n in range(12)]
+        start, below = y - _radius(one) - 3, y + _radius(one) + LABEL
+        steps = [n * LABEL for n in range(12)]
+        places = [p for far in steps for p in (start - far, below + far)]
         inside = [p for p in places if plot.TOP + 6 < p < plot.HEIGHT - plot.BOTTOM]
         clear = [p for p in inside if not _meets(names, (x, p, half, LABEL))]
         free = [p for p in clear if not _meets(others, (x, p, half, LABEL))]

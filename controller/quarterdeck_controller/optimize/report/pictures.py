@@ -60,12 +60,14 @@ def _front(story: Story) -> bytes:
         _limits(axes, limit if limit and limit < 3 * max(across) else None, story)
         axes.set_xlabel(_plain(name), color=INK)
         axes.set_xlim(0, 1.15 * max(*across, 1))
-        axes.margins(y=0.15)
         _quiet(axes)
         axes.grid(color="#e3e8ec", lw=0.8)
-    figure.axes[0].set_ylabel(_plain(front.loss_name(story)), color=INK)
-    scale = max(front.allowed_loss(story) or 1.0, 0.2)
-    figure.axes[0].set_yscale("asinh", linear_width=scale)
+    up, first = front.losses(story, found), figure.axes[0]
+    first.set_ylabel(_plain(up.label), color=INK)
+    first.set_yscale("asinh", linear_width=front.bend_at(story))
+    first.set_ylim(up.low, up.high)
+    first.set_yticks(up.ticks, [f"{tick:g}" for tick in up.ticks])
+    first.set_yticks([], minor=True)
     figure.suptitle(
         _plain(f"{story.name} for {story.device_class}: float, and what was tried"),
         color=INK,

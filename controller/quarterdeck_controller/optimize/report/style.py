@@ -31,7 +31,7 @@ var(--bad);border-radius:8px;padding:.8rem 1rem}
 gap:.45rem .8rem;margin:.6rem 0 .4rem}
 .card dt{color:var(--soft);font-size:.78rem}
 .card dd{margin:0 0 .1rem;font-weight:600;font-variant-numeric:tabular-nums}
-.card dd small{white-space:nowrap;font-weight:400;color:var(--soft)}
+.card dd small{display:block;font-size:.8rem;font-weight:400;color:var(--soft)}
 .badge{font-size:.78rem;font-weight:700;letter-spacing:.02em;color:var(--bad)}
 .accepted .badge,.badge.accepted{color:var(--good)}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));
@@ -71,7 +71,7 @@ td.word{font-weight:600;white-space:nowrap}
 tr.taken td:not(.word){color:var(--ink)}
 .over,.failed{color:var(--bad)}
 tr.over td:not(.word):not(.miss),tr.failed td:not(.word):not(.miss){color:var(--ink)}
-td.recipe{min-width:11rem;overflow-wrap:anywhere}td.why{min-width:15rem}
+td.recipe{min-width:13.5rem;overflow-wrap:anywhere}td.why{min-width:15rem}
 td.miss{color:var(--bad)}
 .track{display:block;min-width:7rem;height:.78rem;background:var(--card);
 border-radius:3px;overflow:hidden;margin-top:.3rem}
