@@ -67,6 +67,20 @@ def test_a_rung_that_the_time_did_not_allow_is_left_out_though_it_was_climbed() 
     )
 
 
+def test_a_rung_that_ended_by_itself_is_told_where_there_is_room() -> None:
+    said = (
+        Said(rung="floor", sentence="the safe floor", seconds=3),
+        Said(rung="repair", sentence="levelled", seconds=3),
+        Said(rung="floor", sentence="ended: tried", seconds=0),
+        Said(rung="repair", sentence="ended: integers were tuned", seconds=0),
+    )
+
+    assert left_out(story(said=said)) == ()
+    assert left_out(story(said=said), climbed_too=True) == (
+        (("repair",), "integers were tuned"),
+    )
+
+
 def test_colours_are_for_terminals_only() -> None:
     assert "\x1b[" in printed(80, terminal=True)
     assert "\x1b[" not in printed(80)

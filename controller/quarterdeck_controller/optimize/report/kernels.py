@@ -8,8 +8,8 @@ from quarterdeck_controller.optimize.search.story import Story, TimeShare
 
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 SHADES = 3
-LEAST_TOLD = 0.09
-"""A narrower piece has no room for a name."""
+LETTER = 0.011
+"""What a letter takes of the width of a bar; a piece too narrow has no name."""
 MOST_SHOWN = 14
 
 
@@ -62,6 +62,11 @@ def order(one: TimeShare) -> tuple[int, float]:
     return ("i", "q", "f").index(kind(one)), -one.share
 
 
+def named(one: TimeShare, width: float) -> bool:
+    """Return whether a piece of a bar has room for its name."""
+    return one.share * width > LETTER * (len(one.operator) + 1)
+
+
 def kind(one: TimeShare) -> str:
     """Return ``i`` for integers, ``q`` for conversions between, ``f`` for float."""
     if one.operator in CONVERSIONS:
@@ -71,11 +76,13 @@ def kind(one: TimeShare) -> str:
 
 def _bar(shares: Sequence[TimeShare], width: float) -> Markup:
     total = sum(one.share for one in shares) or 1.0
-    pieces = together(_pieces(shares, total))
+    pieces = together(_pieces(shares, total, width))
     return element("div", pieces, class_="stack", style=f"width:{100 * width:.2f}%")
 
 
-def _pieces(shares: Sequence[TimeShare], total: float) -> Iterator[Markup]:
+def _pieces(
+    shares: Sequence[TimeShare], total: float, width: float
+) -> Iterator[Markup]:
     seen = {"i": 0, "f": 0, "q": 0}
     for one in sorted(shares, key=order):
         group = kind(one)
@@ -84,7 +91,7 @@ def _pieces(shares: Sequence[TimeShare], total: float) -> Iterator[Markup]:
         told = f"{one.operator}, {one.count}: {wording.percent(one.share)} %"
         yield element(
             "span",
-            one.operator if one.share >= LEAST_TOLD else "",
+            one.operator if named(one, width / total) else "",
             class_=f"{group}{shade}",
             style=f"width:{100 * one.share / total:.2f}%",
             title=told,

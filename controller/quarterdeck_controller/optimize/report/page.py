@@ -125,15 +125,20 @@ def _class(evaluation: Evaluation, story: Story) -> Markup:
     return element(
         "section",
         element("h2", evaluation.device_class, " ", _badge(evaluation)),
-        element("p", evaluation.reason),
+        element("p", _unbroken(evaluation.reason)),
         *(
-            element("p", told, class_="soft")
+            element("p", _unbroken(told), class_="soft")
             for told in (*wording.outcome(evaluation), seconds)
         ),
         *_parts(evaluation, story),
         id=evaluation.device_class,
         class_="class",
     )
+
+
+def _unbroken(told: str) -> str:
+    """Return a sentence whose figures stay with their percent sign."""
+    return told.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _parts(evaluation: Evaluation, story: Story) -> Iterator[Markup | None]:
@@ -272,20 +277,20 @@ def _figures(tried: Tried, story: Story) -> tuple[str, ...]:
 
 def _said(story: Story) -> Markup:
     rows = [
-        element(
-            "tr",
-            cell(one.rung),
-            cell(_when(one), "num"),
-            cell(one.sentence, "soft" if wording.was_left_out(one) else None),
-        )
+        element("tr", cell(one.rung), cell(_when(one), "num"), cell(one.sentence))
         for one in story.said
+        if not wording.was_left_out(one)
     ]
-    return table(("rung", "seconds", ""), rows, right=(1,), class_="narrow")
+    rows += [
+        element("tr", cell(", ".join(rungs)), cell("-", "num"), cell(why, "soft"))
+        for rungs, why in wording.left_out(story, climbed_too=True)
+    ]
+    made = table(("rung", "seconds", "why"), rows, right=(1,), class_="narrow")
+    told = "A dash: not climbed, or not climbed further."
+    return together((made, element("p", told, class_="note")))
 
 
 def _when(one: Said) -> str:
-    if wording.was_left_out(one):
-        return ""
     return "kept" if one.cached else f"{one.seconds:.1f}"
 
 

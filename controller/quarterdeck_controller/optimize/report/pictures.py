@@ -27,6 +27,11 @@ DPI = 120
 AREA = 420.0
 """Of a mark as large as the float model's file, in square points."""
 MOST_NODES = 30
+MOST_NAMED = 16
+LINE = 130
+"""Letters in a line of the key."""
+NEAR = 0.05
+"""Of an axis: closer marks have their names above each other."""
 MOST_LETTERS = 48
 UNDRAWN = "\u0530"
 """Letters from here on may be missing in the font that matplotlib brings."""
@@ -43,7 +48,7 @@ def pictures(evaluation: Evaluation, story: Story) -> dict[str, bytes]:
 
 
 def _front(story: Story) -> bytes:
-    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(10.5, 5.0), layout="constrained")
     found = front.points(story)
     allowed = story.allowed
     for axes, across, name, limit in zip(
@@ -72,13 +77,29 @@ def _front(story: Story) -> bytes:
         _plain(f"{story.name} for {story.device_class}: float, and what was tried"),
         color=INK,
     )
-    names = [f"{n} {one.recipe}" for n, one in enumerate(story.tried, 1) if one.taken]
-    if names:
-        figure.supxlabel(_plain(f"taken: {names[0]}"), color=GOOD, fontsize=9)
+    figure.supxlabel(_key(story), color=INK, fontsize=8.5)
     return _png(figure)
 
 
+def _key(story: Story) -> str:
+    """Return what the numbers stand for, in lines."""
+    told = [
+        f"{n} {one.recipe}{' (taken)' if one.taken else ''}"
+        for n, one in enumerate(story.tried[:MOST_NAMED], 1)
+    ]
+    if len(story.tried) > MOST_NAMED:
+        told.append(f"and {len(story.tried) - MOST_NAMED} more")
+    lines = [""]
+    for one in map(_plain, told):
+        if lines[-1] and len(lines[-1]) + len(one) > LINE:
+            lines.append("")
+        lines[-1] += f"{'    ' if lines[-1] else ''}{one}"
+    return "\n".join(lines)
+
+
 def _points(axes: Axes, found: Sequence[Point], across: Sequence[float]) -> None:
+    near = NEAR * max(*across, 1)
+    named: list[tuple[float, float]] = []
     for one, x in sorted(zip(found, across, strict=True), key=lambda it: -it[0].size):
         colour = COLOURS[one.standing]
         axes.scatter(
@@ -90,10 +111,15 @@ def _points(axes: Axes, found: Sequence[Point], across: Sequence[float]) -> None
             alpha=0.6,
             linewidths=1.5,
         )
+        height = sum(
+            abs(x - other) < near and abs(one.lost - lost) < NEAR * max(1, one.lost)
+            for other, lost in named
+        )
+        named.append((x, one.lost))
         axes.annotate(
             "float" if one.number == 0 else str(one.number),
             (x, one.lost),
-            xytext=(0, 5 + 9 * (one.size**0.5)),
+            xytext=(0, 5 + 9 * (one.size**0.5) + 10 * height),
             textcoords="offset points",
             ha="center",
             fontsize=8.5,
@@ -138,7 +164,7 @@ def _bar(axes: Axes, row: int, shares: Sequence[TimeShare], width: float) -> Non
         part = width * one.share / total
         colour = colours[kernels.kind(one)]
         axes.barh(row, part, left=left, height=0.7, color=colour, edgecolor="white")
-        if part > kernels.LEAST_TOLD * 100:
+        if kernels.named(one, width / total / 100):
             told = _plain(one.operator)
             axes.text(left + part / 2, row, told, ha="center", va="center", fontsize=8)
         left += part

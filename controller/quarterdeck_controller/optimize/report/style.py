@@ -51,7 +51,9 @@ stroke-dasharray:3 2}
 svg .mark.fits{fill:var(--grey);stroke:var(--grey)}
 svg .mark.taken{fill:var(--good);stroke:var(--good);fill-opacity:.55;stroke-width:2.5}
 svg .mark.float{fill:none;stroke:var(--ink)}
-svg .spot{font-size:10.5px}svg .spot.taken{font-weight:700;fill:var(--good)}
+svg .spot{font-size:10.5px;paint-order:stroke;stroke:var(--page);
+stroke-width:2.5px;stroke-linejoin:round}
+svg .spot.taken{font-weight:700;fill:var(--good)}
 svg .spot.over{fill:var(--bad)}
 svg .count{fill:var(--blue)}svg .clipped{fill:var(--bad)}
 svg .range{fill:var(--good);fill-opacity:.12}
@@ -71,7 +73,7 @@ td.word{font-weight:600;white-space:nowrap}
 tr.taken td:not(.word){color:var(--ink)}
 .over,.failed{color:var(--bad)}
 tr.over td:not(.word):not(.miss),tr.failed td:not(.word):not(.miss){color:var(--ink)}
-td.recipe{min-width:13.5rem;overflow-wrap:anywhere}td.why{min-width:15rem}
+td.recipe{min-width:15rem;overflow-wrap:anywhere}td.why{min-width:15rem}
 td.miss{color:var(--bad)}
 .track{display:block;min-width:7rem;height:.78rem;background:var(--card);
 border-radius:3px;overflow:hidden;margin-top:.3rem}

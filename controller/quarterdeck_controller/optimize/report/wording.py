@@ -22,6 +22,8 @@ ENDED, TIMED_OUT, NOT_FOUND = (
     "could not be found: ",
 )
 """How the search begins a sentence about a rung that it did not climb."""
+DONE_BEFORE = "tried"
+"""The reason of a rung that was climbed and has no more to do."""
 TAKEN, FRONT, FITS, OVER, FAILED = "taken", "front", "fits", "over", "failed"
 
 
@@ -92,17 +94,21 @@ def was_left_out(said: Said) -> bool:
     return said.sentence.startswith((ENDED, TIMED_OUT, NOT_FOUND))
 
 
-def left_out(story: Story) -> tuple[tuple[tuple[str, ...], str], ...]:
+def left_out(
+    story: Story, *, climbed_too: bool = False
+) -> tuple[tuple[tuple[str, ...], str], ...]:
     """Return the rungs that were not climbed, joined by their reason, in order.
 
-    A rung that was climbed and then had no more to do is not among them.
+    A rung that was climbed and then had no more to do is among them only when
+    ``climbed_too``, and only with a reason that tells more than that.
     """
     climbed = {said.rung for said in story.said if not was_left_out(said)}
     reasons: dict[str, list[str]] = {}
     for said in story.said:
-        if not was_left_out(said):
+        if not was_left_out(said) or said.sentence == ENDED + DONE_BEFORE:
             continue
-        if said.sentence.startswith(ENDED) and said.rung in climbed:
+        ended = said.sentence.startswith(ENDED)
+        if ended and said.rung in climbed and not climbed_too:
             continue
         rungs = reasons.setdefault(said.sentence.removeprefix(ENDED), [])
         if said.rung not in rungs:
