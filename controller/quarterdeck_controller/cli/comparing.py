@@ -17,7 +17,7 @@ from quarterdeck_controller.optimize.report.compare import (
     Comparison,
 )
 from quarterdeck_controller.optimize.report.compare import compare as hold_against
-from quarterdeck_controller.optimize.report.wording import number
+from quarterdeck_controller.optimize.report.wording import number, printable
 from quarterdeck_controller.optimize.search.story import Story
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -127,15 +127,15 @@ def _print(
         text = Text(f"{letter}  ", "bold cyan")
         text.append(f"{path}", "not bold default")
         text.append(f"  {evaluation.device_class}", "not bold dim default")
-        text.append(f"  {evaluation.recipe or 'no variant'}", "bold default")
+        text.append(f"  {printable(evaluation.recipe or 'no variant')}", "bold default")
         out.print(text)
     for told in found.warnings:
-        out.print(told, style="yellow", markup=False)
+        out.print(Text(printable(told), "yellow"))
     out.print(_table(found))
     _print_classes(found, a[1].unit)
     _print_all("what went in", found.differences)
     text = Text("verdict", "bold")
-    out.print(text.append(f"  {found.verdict}", "not bold"))
+    out.print(text.append(f"  {printable(found.verdict)}", "not bold"))
     out.print()
 
 
@@ -146,7 +146,7 @@ def _table(found: Comparison) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for line in found.lines:
         cells = (line.what, line.a or "-", line.b or "-", line.change)
-        table.add_row(*map(Text, cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
@@ -165,4 +165,4 @@ def _print_all(head: str, lines: Sequence[str]) -> None:
     if lines:
         out.print(head, style="bold")
     for line in lines:
-        out.print(Padding(Text(line), (0, 0, 0, 2)), style="dim")
+        out.print(Padding(Text(printable(line)), (0, 0, 0, 2)), style="dim")

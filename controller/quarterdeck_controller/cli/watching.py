@@ -14,6 +14,7 @@ from rich.text import Text
 
 from quarterdeck_controller.cli.output import err
 from quarterdeck_controller.optimize.optimizer import Progress
+from quarterdeck_controller.optimize.report.wording import printable
 from quarterdeck_controller.optimize.search.story import Rung
 from quarterdeck_shared.clock import Clock, SystemClock
 
@@ -42,9 +43,9 @@ class _Line:
 
     def hear(self, step: Progress) -> None:
         if step.rung == BEST:
-            self.best = step.sentence
+            self.best = printable(step.sentence)
             return
-        self.rung, self.sentence = step.rung, step.sentence
+        self.rung, self.sentence = step.rung, printable(step.sentence)
         if step.rung == DONE:
             self.ended_s, self.best = step.seconds, ""
 

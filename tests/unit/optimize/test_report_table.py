@@ -6,7 +6,7 @@ from rich.console import Console
 from quarterdeck_controller.optimize.report.table import report
 from quarterdeck_controller.optimize.report.wording import left_out, size
 from quarterdeck_controller.optimize.search.story import Said
-from tests.support.stories import evaluation, story
+from tests.support.stories import evaluation, story, tried
 
 
 def printed(width: int, *, terminal: bool = False) -> str:
@@ -84,6 +84,17 @@ def test_a_rung_that_ended_by_itself_is_told_where_there_is_room() -> None:
 def test_colours_are_for_terminals_only() -> None:
     assert "\x1b[" in printed(80, terminal=True)
     assert "\x1b[" not in printed(80)
+
+
+def test_what_comes_from_a_model_cannot_command_the_terminal() -> None:
+    file = StringIO()
+    hostile = story(tried=(tried(failure="node \x1b]0;owned\x07\n\x1b[2J"),))
+
+    console = Console(file=file, width=80, force_terminal=False)
+    console.print(report([(evaluation(reason="\x1b[2J"), hostile)]))
+
+    assert "\x1b" not in file.getvalue()
+    assert "\x07" not in file.getvalue()
 
 
 def test_a_class_without_any_variant_says_why() -> None:

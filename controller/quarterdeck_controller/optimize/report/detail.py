@@ -53,8 +53,8 @@ def sensitivity(story: Story) -> Markup:
     worst = sorted(story.sensitivity, key=lambda one: one.sqnr_db)[:MOST_NODES]
     least = min((one.sqnr_db for one in worst), default=0.0)
     rows = [_node(one, min(least, 0.0)) for one in worst]
-    heads = ("operator", "", "dB", "", "weights", "treatment")
-    made = table(heads, rows, right=(2, 4))
+    heads = ("name", "dB", "", "treatment", "operator", "weights")
+    made = table(heads, rows, right=(1, 5))
     if len(story.sensitivity) <= MOST_NODES:
         return made
     told = f"The worst {MOST_NODES} of {len(story.sensitivity)}."
@@ -66,11 +66,11 @@ def _node(one: SensitiveNode, least: float) -> Markup:
     return element(
         "tr",
         cell(one.name, "mono"),
-        cell(one.operator),
         cell(f"{one.sqnr_db:.1f}", "num"),
         element("td", bar(share, one.treatment)),
-        cell(wording.size(one.bytes) if one.bytes else "", "num"),
         cell(one.treatment),
+        cell(one.operator),
+        cell(wording.size(one.bytes) if one.bytes else "", "num"),
     )
 
 

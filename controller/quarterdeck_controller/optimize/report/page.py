@@ -4,9 +4,9 @@ It needs no network and no script, works from a file, on a phone and on paper, a
 the same bytes for the same results.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from quarterdeck_controller.optimize.evaluation import Evaluation, Side
+from quarterdeck_controller.optimize.evaluation import Evaluation, Kernels, Side
 from quarterdeck_controller.optimize.report import detail, front, kernels, wording
 from quarterdeck_controller.optimize.report.detail import cell, table
 from quarterdeck_controller.optimize.report.markup import Markup, element, together
@@ -307,17 +307,11 @@ def _sides(evaluation: Evaluation) -> Markup:
     return table(("", "float", "variant"), rows, right=(1, 2), class_="narrow")
 
 
-def _kernels(side: Side, _unit: str) -> str:
-    kept = side.kernels
-    if kept is None:
-        return ""
-    return (
-        f"{kept.integer} integer, {kept.heavy_float} float, {kept.conversions} q/dq "
-        f"({wording.percent(kept.conversion_share)} % of the time)"
-    )
+def _count(side: Side, what: Callable[[Kernels], object]) -> str:
+    return "" if side.kernels is None else str(what(side.kernels))
 
 
-SIDES = (
+SIDES: tuple[tuple[str, Callable[[Side, str], str]], ...] = (
     ("score", lambda s, unit: wording.with_unit(s.score, unit)),
     ("95 % interval", lambda s, unit: wording.interval(s.ci95, unit)),
     ("size", lambda s, _: f"{s.bytes:,} bytes"),
@@ -328,7 +322,13 @@ SIDES = (
     ("processor time, ms", lambda s, _: wording.milliseconds(s.latency.cpu_ms)),
     ("peak memory, MiB", lambda s, _: f"{s.peak_memory_mb:.1f}"),
     ("loads in, ms", lambda s, _: f"{s.load_ms:.1f}"),
-    ("kernels", _kernels),
+    ("integer kernels", lambda s, _: _count(s, lambda k: k.integer)),
+    ("heavy float kernels", lambda s, _: _count(s, lambda k: k.heavy_float)),
+    ("q/dq kernels", lambda s, _: _count(s, lambda k: k.conversions)),
+    (
+        "their share of the time, %",
+        lambda s, _: _count(s, lambda k: wording.percent(k.conversion_share)),
+    ),
 )
 
 

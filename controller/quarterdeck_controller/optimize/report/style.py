@@ -72,9 +72,9 @@ td.word{font-weight:600;white-space:nowrap}
 .taken{color:var(--good)}tr.taken td{background:var(--card)}
 tr.taken td:not(.word){color:var(--ink)}
 .over,.failed{color:var(--bad)}
-tr.over td:not(.word):not(.miss),tr.failed td:not(.word):not(.miss){color:var(--ink)}
+tr.over td:not(.word),tr.failed td:not(.word){color:var(--ink)}
 td.recipe{min-width:15rem;overflow-wrap:anywhere}td.why{min-width:15rem}
-td.miss{color:var(--bad)}
+td.mono{min-width:10.5rem}
 .track{display:block;min-width:7rem;height:.78rem;background:var(--card);
 border-radius:3px;overflow:hidden;margin-top:.3rem}
 .bar{display:block;height:100%;background:var(--blue)}
@@ -97,7 +97,8 @@ var(--page)}
 details{margin:.6rem 0}summary{cursor:pointer;color:var(--soft)}
 ul{margin:.3rem 0;padding-left:1.2rem}
 @media(max-width:34rem){body{padding:.8rem .8rem 3rem}h1{font-size:1.35rem}
-td,th{padding-right:.55rem}}
+td,th{padding-right:.55rem}
+.track{min-width:4.5rem}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--page:#fff;
 --card:#f4f4f4;--line:#ccc}body{max-width:none;padding:0;font-size:10.5pt}
 section.class{break-before:page}figure,.card,tr{break-inside:avoid}

@@ -102,8 +102,9 @@ def _lines(text: Text, width: int, hang: int, console: Console) -> Iterator[Text
 
 def _title(evaluation: Evaluation) -> Text:
     text = Text(evaluation.device_class, "bold cyan")
+    metric = wording.printable(evaluation.metric)
     text.append(
-        f"  {evaluation.metric} in {evaluation.unit or 'points'} on the "
+        f"  {metric} in {evaluation.unit or 'points'} on the "
         f"{evaluation.selection_samples} samples that choose",
         "not bold dim default",
     )
@@ -177,17 +178,18 @@ def _told(evaluation: Evaluation, story: Story) -> Iterator[Text]:
     for tried in story.tried:
         why = wording.why_not(tried)
         if why:
-            yield Text(f"{wording.standing(tried)}  {tried.recipe}: {why}", "dim")
+            told = f"{wording.standing(tried)}  {tried.recipe}: "
+            yield Text(told + wording.printable(why), "dim")
     told = "; ".join(
         f"{', '.join(rungs)} ({reason})" for rungs, reason in wording.left_out(story)
     )
     if told:
-        yield Text(f"left out  {told}", "dim")
+        yield Text(f"left out  {wording.printable(told)}", "dim")
     for sentence in wording.outcome(evaluation):
-        yield Text(sentence)
+        yield Text(wording.printable(sentence))
     style = "bold green" if evaluation.decision == "accepted" else "bold red"
     text = Text(evaluation.decision, style)
-    text.append(f"  {evaluation.reason}", "not bold default")
+    text.append(f"  {wording.printable(evaluation.reason)}", "not bold default")
     yield text
 
 

@@ -73,6 +73,12 @@ def milliseconds(value: float) -> str:
     return f"{value:.{decimals}f}"
 
 
+def printable(text: str) -> str:
+    """Return text on one line that a terminal shows and does not obey."""
+    shown = (letter if letter.isprintable() else " " for letter in text)
+    return " ".join("".join(shown).split())
+
+
 def standing(tried: Tried) -> str:
     """Return in a word what became of a candidate."""
     if tried.taken:
