@@ -51,6 +51,21 @@ def test_every_standing_is_told() -> None:
     assert "no kernel for QLinearPool" in said
 
 
+def test_only_the_closest_of_many_that_are_over_are_explained() -> None:
+    file = StringIO()
+    many = tuple(
+        tried(f"static-{n}", drop_points=10.0 - n, misses=(f"missed by {n}", "size"))
+        for n in range(9)
+    )
+
+    Console(file=file, width=80).print(report([(evaluation(), story(tried=many))]))
+
+    said = file.getvalue()
+    assert "over  static-8: missed by 8; and 1 more" in said
+    assert "over  6 more" in said
+    assert "missed by 0" not in said
+
+
 def test_what_was_left_out_is_told_once_with_its_reason() -> None:
     assert left_out(story()) == ((("repair", "train"), "the budget is met"),)
     assert "left out  repair, train (the budget is met)" in printed(80)

@@ -165,7 +165,7 @@ def _types(a: Story | None, b: Story | None) -> Iterator[Line]:
         if before.get(name, 0) != after.get(name, 0)
     ]
     for name in names[:MOST_KERNELS]:
-        yield Line(f"  {name}", str(before.get(name, 0)), str(after.get(name, 0)))
+        yield Line(f"{name} kernels", str(before.get(name, 0)), str(after.get(name, 0)))
 
 
 def _processors(a: Evaluation, b: Evaluation) -> Iterator[Line]:

@@ -205,6 +205,8 @@ def _marks(spots: Sequence[Spot]) -> Iterator[Markup]:
 def _names(spots: Sequence[Spot]) -> Iterator[Markup]:
     """Yield a name over every mark, moved up or down from where another stands."""
     names: list[Box] = []
+    leads: list[Markup] = []
+    labels: list[Markup] = []
     for one, x, y in sorted(spots, key=lambda spot: (spot[1], spot[2])):
         name = "float" if one.number == 0 else str(one.number)
         half = len(name) * plot.LETTER / 2
@@ -219,8 +221,10 @@ def _names(spots: Sequence[Spot]) -> Iterator[Markup]:
         names.append((x, place, half, LABEL))
         if abs(place - start) > 1:
             end = place + 2 if place < y else place - LABEL + 2
-            yield plot.line(x, y, x, end, "lead")
-        yield plot.words(x, place, name, f"spot {one.standing}", anchor="middle")
+            leads.append(plot.line(x, y, x, end, "lead"))
+        style = f"spot {one.standing}"
+        labels.append(plot.words(x, place, name, style, anchor="middle"))
+    yield from (*leads, *labels)
 
 
 Box = tuple[float, float, float, float]

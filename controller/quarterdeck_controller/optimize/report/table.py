@@ -18,6 +18,8 @@ from quarterdeck_controller.optimize.search.story import Story, Tried
 GAP = 2
 NARROWEST_NAME = 18
 """Below this the names of recipes are not broken for the sake of another column."""
+MOST_TOLD = 3
+"""Candidates of which it is told why they are out: the rest is on the page."""
 STYLES = {
     wording.TAKEN: "bold green",
     wording.FRONT: "green",
@@ -175,11 +177,14 @@ def _broken(name: str, width: int) -> list[str]:
 
 
 def _told(evaluation: Evaluation, story: Story) -> Iterator[Text]:
-    for tried in story.tried:
-        why = wording.why_not(tried)
-        if why:
-            told = f"{wording.standing(tried)}  {tried.recipe}: "
-            yield Text(told + wording.printable(why), "dim")
+    for standing in (wording.FAILED, wording.OVER):
+        found = [one for one in story.tried if wording.standing(one) == standing]
+        found.sort(key=lambda one: one.drop_points or 0.0)  # stable: in order of trial
+        for tried in found[:MOST_TOLD]:
+            told = wording.printable(f"{tried.recipe}: {_briefly(tried)}")
+            yield Text(f"{standing}  {told}", "dim")
+        if len(found) > MOST_TOLD:
+            yield Text(f"{standing}  {len(found) - MOST_TOLD} more", "dim")
     told = "; ".join(
         f"{', '.join(rungs)} ({reason})" for rungs, reason in wording.left_out(story)
     )
@@ -191,6 +196,14 @@ def _told(evaluation: Evaluation, story: Story) -> Iterator[Text]:
     text = Text(evaluation.decision, style)
     text.append(f"  {wording.printable(evaluation.reason)}", "not bold default")
     yield text
+
+
+def _briefly(tried: Tried) -> str:
+    """Return why a candidate is out; of several misses the first."""
+    if tried.failure is not None or not tried.misses:
+        return tried.failure or ""
+    more = len(tried.misses) - 1
+    return f"{tried.misses[0]}{f'; and {more} more' if more else ''}"
 
 
 def _size_ratio(row: _Row) -> str:
