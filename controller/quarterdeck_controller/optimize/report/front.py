@@ -9,10 +9,15 @@ from quarterdeck_controller.optimize.report.markup import Markup, element
 from quarterdeck_controller.optimize.report.plot import Axis, Plot
 from quarterdeck_controller.optimize.search.story import Story, Tried
 
-RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 30, 100)
+RATIOS = (
+    *(1, 0.5, 0.25, 2, 0.1, 4, 10, 30, 100, 0.05, 0.75, 1.5, 0.35, 0.15, 3, 6),
+    *(0.6, 0.9, 1.2, 0.2, 0.3, 0.4, 0.7, 0.8, 1.1),
+)
+"""Where an axis of ratios may be labelled, what matters most first."""
+APART = 0.09
+"""Of an axis: labels are no closer."""
 MOST_SHOWN = 120
 """Candidates on a page; no search tries so many."""
-MOST_TICKS = 7
 LOSSES = (-50, -20, -10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 LEAST_RADIUS, RADIUS = 4.0, 9.0
 LABEL = 11.0
@@ -154,11 +159,13 @@ def _summary(story: Story, found: Sequence[Point]) -> str:
 def _ratios(name: str, values: Sequence[float], limit: float | None) -> Axis:
     seen = [*values, *([limit] if limit and limit < 3 * max(values) else [])]
     low, high = max(0.8 * min(seen), 0.01), 1.2 * max(seen)
-    ticks = plot.among(RATIOS, low, high)
-    while len(ticks) > MOST_TICKS:
-        kept = [tick for n, tick in enumerate(ticks) if n % 2 == 0 or tick == 1]
-        ticks = tuple(kept) if len(kept) < len(ticks) else ticks[:MOST_TICKS]
-    return Axis(name, low, high, ticks, plot.logarithmic)
+    bend = plot.logarithmic
+    least = APART * (bend(high) - bend(low))
+    ticks: list[float] = []
+    for tick in plot.among(RATIOS, low, high):
+        if all(abs(bend(tick) - bend(other)) > least for other in ticks):
+            ticks.append(tick)
+    return Axis(name, low, high, tuple(sorted(ticks)), bend)
 
 
 def _unbent(bend: plot.Bend, value: float, by: float) -> float:

@@ -326,7 +326,7 @@ SIDES: tuple[tuple[str, Callable[[Side, str], str]], ...] = (
     ("heavy float kernels", lambda s, _: _count(s, lambda k: k.heavy_float)),
     ("q/dq kernels", lambda s, _: _count(s, lambda k: k.conversions)),
     (
-        "their share of the time, %",
+        "q/dq, % of the time",
         lambda s, _: _count(s, lambda k: wording.percent(k.conversion_share)),
     ),
 )
