@@ -76,7 +76,7 @@ class Bench:
     evaluation: Path
     rows: tuple[int, ...]
     expected: Array
-    margin: float
+    scale: golden.Scale
 
 
 def measure(folder: Path, *, quick: bool) -> Sequence[Figure]:
@@ -111,9 +111,9 @@ def _prepare(folder: Path, vectors: int) -> Bench:
     scores = _here(folder / "float", model, evaluation, PLAIN, None)
     rows = golden.choose_vectors(scores, None, count=vectors, seed=0)
     expected = scores[list(rows)]
-    margin = golden.MARGIN * float(np.sqrt(np.mean(np.square(expected))))
+    scale = golden.scale_of(expected)
     return Bench(
-        folder, model, spreads, calibration, evaluation, rows, expected, margin
+        folder, model, spreads, calibration, evaluation, rows, expected, scale
     )
 
 
@@ -188,12 +188,12 @@ def _one_variant(
     except RejectedError as error:  # the others are still worth measuring
         yield Figure(name, 0, 0.0, "dB", HERE, None, error.detail[:NOTE])
         return
-    here = fidelity(HERE, bench.expected, native, bench.margin)
+    here = fidelity(HERE, bench.expected, native, bench.scale)
     for emulator in emulators:
         out = folder / emulator.processor
         asked = _request(out, model, bench.evaluation, session, bench.rows)
         run_emulated(emulator, asked, seconds=SECONDS)
-        there = fidelity(emulator.processor, bench.expected, _scores(out), bench.margin)
+        there = fidelity(emulator.processor, bench.expected, _scores(out), bench.scale)
         verdict = "faithful" if is_faithful(here, there) else "NOT FAITHFUL"
         yield Figure(
             f"{name}, {emulator.processor}",

@@ -79,6 +79,7 @@ def refuse_broken(stage: Stage) -> Seen:
         "variants-broken",
         calibration=stage.material.raw_calibration,
         kinds=("static",),
+        time_budget_s=1,  # one look is enough to see that it is wrong
     )
     refused = all(one.decision == "refused" for one in evaluations)
     stage.release(

@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from quarterdeck_controller.demo.material import MODEL, Material, float_model
@@ -100,10 +101,16 @@ class Stage:
         calibration: Path | None = None,
         evaluation: Path | None = None,
         kinds: tuple[Kind, ...] = (),
+        time_budget_s: float = inf,
     ) -> tuple[Evaluation, ...]:
         """Quantize float model ``version`` for every class into the folder ``out``."""
         results = self.search(
-            version, out, calibration=calibration, evaluation=evaluation, kinds=kinds
+            version,
+            out,
+            calibration=calibration,
+            evaluation=evaluation,
+            kinds=kinds,
+            time_budget_s=time_budget_s,
         )
         return tuple(result.evaluation for result in results)
 
@@ -115,6 +122,7 @@ class Stage:
         calibration: Path | None = None,
         evaluation: Path | None = None,
         kinds: tuple[Kind, ...] = (),
+        time_budget_s: float = inf,
     ) -> tuple[Optimization, ...]:
         """Do the same and return everything that was found."""
         data = Data(
@@ -126,7 +134,9 @@ class Stage:
             float_model(version),
             data,
             [load_profile(name) for name in DEFAULT_CLASSES],
-            options=Options(name=MODEL, labels=labels, kinds=kinds),
+            options=Options(
+                name=MODEL, labels=labels, kinds=kinds, time_budget_s=time_budget_s
+            ),
             on_progress=lambda step: self.screen.status(f"optimize: {step.sentence}"),
         )
         for result in results:

@@ -30,7 +30,6 @@ STEPS: Mapping[str, tuple[str, type[steps.Record]]] = MappingProxyType(
         "score": ("measure.score", steps.ScoreRequest),
         "emulate": ("measure.emulate", steps.EmulateRequest),
         "measure": ("measure.measure", steps.MeasureRequest),
-        "audit": ("measure.audit", steps.AuditRequest),
         "sense": ("repair.sense", steps.SenseRequest),
         "train": ("train.train", steps.TrainRequest),
     }

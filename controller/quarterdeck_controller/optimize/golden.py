@@ -46,13 +46,29 @@ are near zero, and a share of their mean would call every vector clear."""
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """How large the model's scores are, over all samples that choose.
+
+    Half the golden vectors are the hardest samples, whose scores may be far smaller
+    than others: an error is told as a share of all.
+
+    Attributes:
+        rms: Root-mean-square of all scores.
+        peak: Root-mean-square of each sample's largest magnitude.
+    """
+
+    rms: float
+    peak: float
+
+
+@dataclass(frozen=True, slots=True)
 class Compared:
     """How closely scores reproduce the golden ones.
 
     Attributes:
         clear: How many vectors have a clear margin.
         agreement: Share of those with the same top class; 1 when there are none.
-        error: Root-mean-square error as a share of the golden scores'.
+        error: Root-mean-square error as a share of the scale.
     """
 
     clear: int
@@ -93,46 +109,57 @@ def margins(scores: Array) -> Array:
     return np.asarray(top[:, 1] - top[:, 0])
 
 
-def margin(expected: Array) -> float:
-    """Return the lead of the best score from which a vector's margin is clear."""
-    flat = np.abs(expected.reshape(len(expected), -1))
-    return MARGIN * _rms(flat.max(axis=1))
+def scale_of(scores: Array) -> Scale:
+    """Return how large ``scores``, samples first, are."""
+    flat = scores.reshape(len(scores), -1)
+    return Scale(_rms(flat), _rms(np.abs(flat).max(axis=1)))
 
 
-def thresholds(expected: Array, limit: float | None, policy: GoldenPolicy) -> Golden:
+def device_scale(expected: Array, golden: Golden) -> Scale:
+    """Return the scale by which a device tells its error, which knows no others."""
+    return Scale(_rms(expected), golden.margin / MARGIN)
+
+
+def thresholds(
+    expected: Array, scale: Scale, limit: float | None, policy: GoldenPolicy
+) -> Golden:
     """Return how closely a device must reproduce ``expected``.
 
     Args:
-        expected: The float model's scores, samples first.
+        expected: The float model's scores of the vectors, samples first.
+        scale: Of all the float model's scores.
         limit: The largest error that a device may show by what was measured
             (``measure.fidelity.tolerance``), never past what the class demands. For a
             refused variant None: it is held to the class's demand, not to its own
             error.
         policy: What the class demands.
     """
+    error = policy.max_error if limit is None else min(policy.max_error, limit)
+    # a device knows the vectors alone, and tells its error as a share of theirs
+    own = error * scale.rms / max(_rms(expected), TINY)
     return Golden(
         count=len(expected),
         min_agreement=max(0.0, round(policy.min_agreement - AGREEMENT_SLACK, 6)),
-        margin=margin(expected),
-        max_error=policy.max_error if limit is None else min(policy.max_error, limit),
+        margin=MARGIN * scale.peak,
+        max_error=max(own, TINY),
     )
 
 
-def compare(expected: Array, got: Array, clear_margin: float) -> Compared:
+def compare(expected: Array, got: Array, scale: Scale) -> Compared:
     """Return how closely ``got`` reproduces ``expected``."""
     if got.shape != expected.shape or not np.isfinite(got).all():
         return Compared(clear=len(expected), agreement=0.0, error=inf)
     flat = expected.reshape(len(expected), -1).astype(np.float64)
     other = got.reshape(len(got), -1).astype(np.float64)
-    clear = margins(flat) >= clear_margin
+    clear = margins(flat) >= MARGIN * scale.peak
     same = flat.argmax(axis=1) == other.argmax(axis=1)
     agreement = float(same[clear].mean()) if clear.any() else 1.0
-    error = _rms(other - flat) / max(_rms(flat), TINY)
+    error = _rms(other - flat) / max(scale.rms, TINY)
     return Compared(int(clear.sum()), agreement, error)
 
 
 def reproduces(compared: Compared, golden: Golden) -> bool:
-    """Return whether that is close enough."""
+    """Return whether that, told by ``device_scale``, is close enough."""
     return (
         compared.error <= golden.max_error
         and compared.agreement >= golden.min_agreement

@@ -15,6 +15,7 @@ from quarterdeck_controller.optimize.recipe import Recipe, Repair
 from quarterdeck_shared.session import Session
 
 VALUES = "values.npy"
+GOLDEN = "golden"
 
 StepName = Literal[
     "load",
@@ -29,7 +30,6 @@ StepName = Literal[
     "score",
     "emulate",
     "measure",
-    "audit",
     "sense",
     "train",
 ]
@@ -355,7 +355,8 @@ class ScoreRequest(Record):
         reference: The float model's stored outputs for the same rows; None when this
             is the float model itself.
         baselines: Whether to say how inputs and answers are spread.
-        out: A folder for ``VALUES``.
+        golden: Samples to replay one at a time, as a device does.
+        out: A folder for ``VALUES`` and the stored outputs of ``golden``, ``GOLDEN``.
     """
 
     model: Path
@@ -372,6 +373,7 @@ class ScoreRequest(Record):
     reference: Path | None = None
     seed: int = 0
     baselines: bool = False
+    golden: tuple[int, ...] = ()
 
 
 class ClassScored(Record):
@@ -409,51 +411,6 @@ class Scored(Record):
     broken: int
     baselines: Baselines | None = None
     notes: tuple[str, ...] = ()
-
-
-class MeasureRequest(Record):
-    """Find what one inference costs, in turns with the float model.
-
-    Attributes:
-        reference: The float model; None when this is the float model itself.
-        samples: The first stored sample is run.
-    """
-
-    model: Path
-    reference: Path | None
-    samples: Path
-    session: Session
-
-
-class Times(Record):
-    """Latencies of one inference at batch 1, milliseconds.
-
-    Attributes:
-        cpu_ms: Processor time of one inference, over all threads: what stands in for
-            energy.
-    """
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    cpu_ms: float
-
-
-class Measured(Record):
-    """What was measured.
-
-    Attributes:
-        peak_memory_mb: Peak resident memory of a process that loads and runs it.
-        load_ms: From the file to a session that answers.
-        ratio: Median latency as a share of the float model's, taken pair by pair from
-            the turns, so that what slows the machine down hits both.
-    """
-
-    peak_memory_mb: float
-    load_ms: float
-    times: Times
-    reference_times: Times | None
-    ratio: float | None
 
 
 class AuditRequest(Record):
@@ -500,6 +457,54 @@ class Audit(Record):
     conversion_share: float
     kernels: tuple[Kernel, ...]
     fingerprint: str
+
+
+class MeasureRequest(Record):
+    """Find what one inference costs, in turns with the float model.
+
+    Attributes:
+        reference: The float model; None when this is the float model itself.
+        samples: The first stored sample is run.
+        audit: Whether to look at the kernels as well, after all has been measured.
+    """
+
+    model: Path
+    reference: Path | None
+    samples: Path
+    session: Session
+    audit: bool = False
+
+
+class Times(Record):
+    """Latencies of one inference at batch 1, milliseconds.
+
+    Attributes:
+        cpu_ms: Processor time of one inference, over all threads: what stands in for
+            energy.
+    """
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    cpu_ms: float
+
+
+class Measured(Record):
+    """What was measured.
+
+    Attributes:
+        peak_memory_mb: Peak resident memory of a process that loads and runs it.
+        load_ms: From the file to a session that answers.
+        ratio: Median latency as a share of the float model's, taken pair by pair from
+            the turns, so that what slows the machine down hits both.
+    """
+
+    peak_memory_mb: float
+    load_ms: float
+    times: Times
+    reference_times: Times | None
+    ratio: float | None
+    audit: Audit | None = None
 
 
 # sense, train -------------------------------------------------------------------------

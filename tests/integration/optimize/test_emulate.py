@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from quarterdeck_controller.optimize.data.stored import Array, Stored
 from quarterdeck_controller.optimize.evaluation import GoldenMeasured
+from quarterdeck_controller.optimize.golden import scale_of
 from quarterdeck_controller.optimize.measure.emulate import Emulator, run_emulated
 from quarterdeck_controller.optimize.measure.fidelity import (
     HERE,
@@ -66,8 +67,8 @@ def here_and_there(
     native = answers(request(folder, model, session), None)
     got = answers(request(folder, model, session), emulator(processor))
     return (
-        fidelity(HERE, expected, native, 0),
-        fidelity(processor, expected, got, 0),
+        fidelity(HERE, expected, native, scale_of(expected)),
+        fidelity(processor, expected, got, scale_of(expected)),
     )
 
 

@@ -121,7 +121,7 @@ def test_the_variant_reproduces_its_golden_vectors_one_by_one(
             ]
         )
 
-        compared = golden.compare(expected, got, limits.margin)
+        compared = golden.compare(expected, got, golden.device_scale(expected, limits))
 
         assert golden.reproduces(compared, limits)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quarterdeck_controller.optimize.evaluation import GoldenMeasured
-from quarterdeck_controller.optimize.golden import ERROR_FLOOR
+from quarterdeck_controller.optimize.golden import ERROR_FLOOR, scale_of
 from quarterdeck_controller.optimize.measure.fidelity import (
     HERE,
     decibels,
@@ -16,10 +16,11 @@ from quarterdeck_controller.optimize.measure.fidelity import (
 
 EXPECTED = np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
 NOISE = np.random.default_rng(1).normal(size=(32, 5)).astype(np.float32)
+SCALE = scale_of(EXPECTED)
 
 
 def with_noise(share: float, processor: str = HERE) -> GoldenMeasured:
-    return fidelity(processor, EXPECTED, EXPECTED + share * NOISE, 0.15)
+    return fidelity(processor, EXPECTED, EXPECTED + share * NOISE, SCALE)
 
 
 def test_noise_of_a_tenth_of_the_scores_is_twenty_decibels() -> None:
@@ -60,7 +61,7 @@ def test_rounding_far_below_the_scores_is_no_loss() -> None:
 def test_scores_that_are_no_numbers_are_not_faithful() -> None:
     broken = np.full_like(EXPECTED, np.nan)
 
-    there = fidelity("Haswell", EXPECTED, broken, 0.15)
+    there = fidelity("Haswell", EXPECTED, broken, SCALE)
 
     assert there.sqnr_db == -inf
     assert not is_faithful(with_noise(0.1), there)

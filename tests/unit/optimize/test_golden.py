@@ -8,6 +8,7 @@ from quarterdeck_controller.optimize.data.samples import Array
 from quarterdeck_controller.optimize.measure.fidelity import fidelity, tolerance
 from quarterdeck_controller.optimize.profile import GoldenPolicy
 from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.index import Golden
 
 POLICY = GoldenPolicy()
 
@@ -62,13 +63,17 @@ def test_scores_that_are_no_classes_are_sampled() -> None:
     assert len(chosen) == 8
 
 
+def thresholds(expected: Array, limit: float | None) -> Golden:
+    return golden.thresholds(expected, golden.scale_of(expected), limit, POLICY)
+
+
 @pytest.mark.parametrize(
     ("tolerated", "limit"), [(0.05, 0.05), (0.125, 0.125), (0.5, 0.25), (None, 0.25)]
 )
 def test_the_error_limit_is_what_is_tolerated_within_the_classs_demand(
     tolerated: float | None, limit: float
 ) -> None:
-    found = golden.thresholds(scores(32), tolerated, POLICY)
+    found = thresholds(scores(32), tolerated)
 
     assert found.max_error == pytest.approx(limit)
 
@@ -77,19 +82,33 @@ def test_a_margin_is_clear_by_what_best_scores_are_however_many_classes() -> Non
     few = np.eye(4)[np.zeros(8, np.int64)]
     many = np.eye(400)[np.zeros(8, np.int64)]
 
-    assert golden.margin(few) == pytest.approx(golden.margin(many)) == 0.1
+    margins = [thresholds(one, None).margin for one in (few, many)]
+    assert margins == pytest.approx([0.1, 0.1])
+
+
+def test_an_error_is_a_share_of_all_scores_however_small_the_vectors_own_are() -> None:
+    every = scores(64)
+    hard = every[:8] * 0.01
+
+    found = golden.thresholds(hard, golden.scale_of(every), 0.1, POLICY)
+
+    noise = 0.09 * golden.scale_of(every).rms * np.sign(hard)
+    told = golden.compare(hard, hard + noise, golden.device_scale(hard, found))
+    assert told.error == pytest.approx(9, rel=0.3)
+    assert told.error <= found.max_error
 
 
 def test_noise_of_an_instruction_set_passes_and_saturation_does_not() -> None:
     expected = scores(64, classes=7)
     rng = np.random.default_rng(0)
+    scale = golden.scale_of(expected)
     size = np.sqrt((expected**2).mean())
-    here = fidelity("here", expected, expected * (1 + 10 ** (-25.9 / 20)), 0.0)
-    limits = golden.thresholds(expected, tolerance([here]), POLICY)
+    here = fidelity("here", expected, expected * (1 + 10 ** (-25.9 / 20)), scale)
+    limits = thresholds(expected, tolerance([here]))
 
     def at(decibel: float) -> bool:
         noise = rng.standard_normal(expected.shape) * size * 10 ** (-decibel / 20)
-        got = golden.compare(expected, expected + noise, limits.margin)
+        got = golden.compare(expected, expected + noise, scale)
         return golden.reproduces(got, limits)
 
     assert at(22.4)
@@ -101,10 +120,10 @@ def test_scores_that_are_not_finite_reproduce_nothing() -> None:
     got = expected.copy()
     got[3, 1] = np.nan
 
-    compared = golden.compare(expected, got, 0.01)
+    compared = golden.compare(expected, got, golden.scale_of(expected))
 
     assert compared.agreement == 0
-    assert not golden.reproduces(compared, golden.thresholds(expected, None, POLICY))
+    assert not golden.reproduces(compared, thresholds(expected, None))
 
 
 def test_the_file_gives_back_what_was_written_and_the_same_bytes_each_time() -> None:

@@ -72,7 +72,6 @@ def test_the_search_stops_at_integers_that_meet_the_budget() -> None:
 
     assert names(seen) == [
         "weights-s8",
-        "fp16",
         "static-u8s8-mse",
         "static-u8s8-mse-elementwise",
     ]
@@ -82,7 +81,7 @@ def test_the_search_stops_at_integers_that_meet_the_budget() -> None:
 def test_integers_that_lose_and_would_not_be_faster_are_left_alone() -> None:
     seen, skipped = climb(floor_or(figures(ratio=0.98, drop_points=9.0)), facts())
 
-    assert len(seen) == 4
+    assert len(seen) == 3
     assert any("integers gain nothing" in skip.why for skip in skipped)
 
 
@@ -182,7 +181,7 @@ def test_a_model_without_anything_to_multiply_has_no_integers() -> None:
 
     seen, skipped = climb(floor_or(figures()), facts(gather))
 
-    assert names(seen) == ["weights-s8", "fp16"]
+    assert names(seen) == ["weights-s8"]
     assert any("no operator that integers could run" in skip.why for skip in skipped)
 
 
@@ -192,7 +191,7 @@ def test_what_does_not_run_is_not_climbed_on() -> None:
 
     seen, skipped = climb(oracle, facts())
 
-    assert len(seen) == 4
+    assert len(seen) == 3
     assert any("no integer candidate runs" in skip.why for skip in skipped)
 
 
@@ -200,7 +199,7 @@ def test_a_rung_says_why_it_is_climbed() -> None:
     seen, _ = climb(floor_or(figures(ratio=0.5, drop_points=9.0)), facts())
 
     why = next(one.why for one in seen if one.rung == "mixed")
-    assert "would beat fp16" in why
+    assert "would beat weights-s8" in why
     assert "9.0 points below" in why
 
 
@@ -210,3 +209,26 @@ def test_a_small_noisy_operator_is_spared_before_a_large_one() -> None:
     calm = Sensitivity(name="c", operator="Conv", sqnr_db=40, bytes=1, share=0.01)
 
     assert [one.name for one in by_worth([large, small, calm])] == ["b", "a", "c"]
+
+
+def test_half_precision_is_for_when_nothing_else_fits() -> None:
+    def oracle(recipe: Recipe) -> Figures | None:
+        return figures(ratio=1.0, size=0.5) if recipe.kind == "fp16" else None
+
+    seen, _ = climb(oracle, facts())
+
+    assert names(seen)[-1] == "fp16"
+
+
+def test_half_precision_comes_first_where_weights_alone_are_not_offered() -> None:
+    seen, _ = climb(floor_or(figures()), facts(kinds=("fp16",)))
+
+    assert names(seen) == ["fp16"]
+
+
+def test_run_time_ranges_are_left_out_where_products_are_few() -> None:
+    few = (*CONVOLUTIONS, Node(name="m", operator="Gemm", bytes=400))
+
+    seen, _ = climb(floor_or(figures()), facts(few))
+
+    assert not any(one.recipe.kind == "dynamic" for one in seen)

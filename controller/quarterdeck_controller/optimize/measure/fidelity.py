@@ -13,6 +13,7 @@ from quarterdeck_controller.optimize.evaluation import GoldenMeasured
 from quarterdeck_controller.optimize.golden import (
     ERROR_FLOOR,
     ERROR_SLACK,
+    Scale,
     compare,
 )
 
@@ -33,7 +34,7 @@ show: 3.5 dB for what is neither this machine nor the emulated one."""
 
 
 def fidelity(
-    processor: str, expected: Array, got: Array, margin: float
+    processor: str, expected: Array, got: Array, scale: Scale
 ) -> GoldenMeasured:
     """Return how closely ``got``, run on ``processor``, reproduces ``expected``.
 
@@ -41,9 +42,9 @@ def fidelity(
         processor: ``HERE`` or the emulated processor.
         expected: The float model's scores, samples first.
         got: The variant's scores there.
-        margin: Lead of the best score from which a vector's margin is clear.
+        scale: How large the float model's scores are.
     """
-    compared = compare(expected, got, margin)
+    compared = compare(expected, got, scale)
     return GoldenMeasured(
         processor=processor,
         agreement=compared.agreement,

@@ -22,7 +22,13 @@ import onnxruntime as ort
 
 from quarterdeck_controller.optimize.data.stored import Feed, Stored
 from quarterdeck_controller.optimize.session import infer, open_session
-from quarterdeck_controller.optimize.steps import Measured, MeasureRequest, Times
+from quarterdeck_controller.optimize.steps import (
+    Audit,
+    AuditRequest,
+    Measured,
+    MeasureRequest,
+    Times,
+)
 from quarterdeck_shared.clock import Clock, SystemClock
 from quarterdeck_shared.session import Session
 
@@ -66,7 +72,18 @@ def measure(request: MeasureRequest) -> Measured:
         times=model.times(),
         reference_times=reference and reference.times(),
         ratio=reference and ratio_of(model.wall_s, reference.wall_s),
+        audit=_audited(request) if request.audit else None,
     )
+
+
+def _audited(request: MeasureRequest) -> Audit:
+    # only now: reading graphs takes memory that is not the model's
+    from quarterdeck_controller.optimize.measure.audit import audit
+
+    asked = AuditRequest(
+        model=request.model, samples=request.samples, session=request.session
+    )
+    return audit(asked)
 
 
 def ratio_of(ours: list[float], theirs: list[float]) -> float:

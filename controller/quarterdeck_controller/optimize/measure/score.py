@@ -18,6 +18,7 @@ from quarterdeck_controller.optimize.metric.judge import judge, paired_drop
 from quarterdeck_controller.optimize.metric.metric import Outputs, outputs_of
 from quarterdeck_controller.optimize.metric.score import classes_of
 from quarterdeck_controller.optimize.steps import (
+    GOLDEN,
     VALUES,
     ClassScored,
     RunRequest,
@@ -44,6 +45,9 @@ def score(request: ScoreRequest) -> Scored:
         rows=request.rows,
     )
     run(asked)
+    if request.golden:
+        one_by_one = {"out": request.out / GOLDEN, "rows": request.golden, "batch": 1}
+        run(asked.model_copy(update=one_by_one))
     try:
         return _judge(request, folder)
     finally:

@@ -85,7 +85,7 @@ def confirm(
 def _look(trials: Trials, candidate: Candidate, look: int) -> Verdict:
     ready = trials.ready
     variant = trials.variant(candidate.recipe)
-    rows, batch = ready.split.test, trials.batch_of(candidate.recipe)
+    rows = ready.split.test
     outputs = at.run(
         trials.bench, ready.model, ready.evaluation, rows, batch=ready.batch
     )
@@ -97,11 +97,11 @@ def _look(trials: Trials, candidate: Candidate, look: int) -> Verdict:
         ready.evaluation,
         rows=rows,
         batch=ready.batch,
-    )
-    scored = trials.scored(variant.path, rows, outputs, batch=batch, baselines=True)
+    ).answer
+    scored = trials.scored(variant, rows, outputs)
     figures = _on_test(candidate, scored, reference)
     told = [miss.sentence for miss in misses(figures, trials.profile)]
-    here = _measured(HERE, trials.replayed(variant.path))
+    here = _measured(HERE, trials.selected(variant)[1])
     there, notes = _elsewhere(trials, variant.path)
     told += _unfaithful(here, there, trials)
     return Verdict(

@@ -27,6 +27,9 @@ INTEGER = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 LINEAR = frozenset({"MatMul", "Gemm"})
 IMBALANCED = 8.0
 """Largest over median channel from which one scale for a tensor wastes three bits."""
+LINEAR_SHARE = 0.2
+"""Of the weights that matrix products must hold for run-time ranges to be worth a try:
+they alone have fast kernels for these."""
 MOST_MIXED = 8
 """Mixtures tried at most."""
 TUNING_PAYS = 0.7
@@ -118,15 +121,24 @@ def _floor(state: _State) -> Move | Skip:
 
 def _floor_of(kind: Kind, state: _State) -> list[Recipe]:
     hints, nodes = state.profile.support, state.facts.nodes
-    weighty = any(node.bytes for node in nodes)
-    linear = any(node.bytes and node.operator in LINEAR for node in nodes)
-    if kind == "weights" and weighty:
+    size = sum(node.bytes for node in nodes)
+    linear = sum(node.bytes for node in nodes if node.operator in LINEAR)
+    if kind == "weights" and size:
         return [Recipe("weights", scheme="u8s8", per_channel=hints.per_channel)]
     if kind == "weights4" and linear:
         return [Recipe("weights4", scheme="u8s8")]
-    if kind == "dynamic" and linear:
+    if kind == "dynamic" and linear >= LINEAR_SHARE * size > 0:
         return [Recipe("dynamic", scheme="u8s8", per_channel=hints.per_channel)]
-    return [Recipe("fp16")] if kind == "fp16" else []
+    first = kind == "fp16" and ("weights" not in state.facts.kinds or not size)
+    return [Recipe("fp16")] if first else []
+
+
+def _half(state: _State) -> Move | Skip:
+    if "fp16" not in state.facts.kinds or Recipe("fp16") in state.tried:
+        return Skip("floor", "half precision was not asked for, or was tried")
+    if best(state.seen, state.profile):
+        return Skip("floor", "half precision is twice as large as what fits already")
+    return Move("floor", "nothing fits yet: half of the size", (Recipe("fp16"),))
 
 
 def _static(state: _State) -> Move | Skip:
@@ -265,7 +277,7 @@ def _train(state: _State) -> Move | Skip:
     trained = [one for one in state.seen if one.recipe.trained]
     if trained:
         return Skip("train", "trained")
-    start = replace(_untuned(lead.recipe), trained=True)
+    start = replace(lead.recipe, trained=True)
     return Move("train", f"{why}; train the integers to answer like float", (start,))
 
 
@@ -278,6 +290,7 @@ RUNGS: tuple[Callable[[_State], Move | Skip], ...] = (
     _sensitivity,
     _mixed,
     _others,
+    _half,
     _train,
 )
 

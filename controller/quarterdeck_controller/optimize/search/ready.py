@@ -29,7 +29,7 @@ from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.sandbox import Sandbox
 from quarterdeck_controller.optimize.search.story import Rung
 from quarterdeck_controller.optimize.search.vectors import Vectors, choose_vectors
-from quarterdeck_controller.optimize.search.workbench import Workbench
+from quarterdeck_controller.optimize.search.workbench import Made, Workbench
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.session import Session
@@ -160,6 +160,7 @@ def get_ready(
     """
     model = task.model.absolute()
     source = inspect(bench.sandbox, task.model)
+    bench.cache.know(model, source.sha256)
     say("lint", f"{source.parameters:,} parameters, opset {source.opset}")
     calibration, evaluation = (
         load(bench.sandbox, given, source.inputs, folder / name)
@@ -191,7 +192,7 @@ def get_ready(
         evaluation,
         rows=parts.selection,
         batch=batch,
-    )
+    ).answer
     say("float", f"{scored.metric} {scored.score:.4f} on {scored.samples} samples")
     labels = evaluation.read(LABELS, there=evaluation.loaded.labels)
     vectors = {
@@ -271,7 +272,8 @@ def score(
     session: Session = DEFAULT,
     reference: Path | None = None,
     baselines: bool = False,
-) -> steps.Scored:
+    vectors: tuple[int, ...] = (),
+) -> Made[steps.Scored]:
     """Return how good ``model`` is on ``rows``.
 
     Args:
@@ -285,6 +287,7 @@ def score(
         session: How the model is opened.
         reference: The float model's outputs for the same rows; None when this is it.
         baselines: Whether to say how inputs and answers are spread.
+        vectors: Samples to replay one at a time; their outputs are made.
 
     Raises:
         RejectedError: ``MODEL_INVALID`` when it does not run, ``DATA_INVALID`` when
@@ -307,9 +310,10 @@ def score(
             reference=reference,
             seed=task.seed,
             baselines=baselines,
+            golden=vectors,
         ),
         steps.Scored,
-    ).answer
+    )
 
 
 def _split(bench: Workbench, model: Path, samples: Samples, task: Task) -> Split:

@@ -229,10 +229,10 @@ def _after(verdict: Verdict) -> str:
 
 
 def _thresholds(ready: Ready, profile: Profile, verdict: Verdict | None) -> Golden:
-    expected = ready.vectors[profile.golden.count].expected
+    vectors = ready.vectors[profile.golden.count]
     accepted = verdict is not None and verdict.accepted
     limit = tolerance(verdict.processors) if verdict and accepted else None
-    return golden.thresholds(expected, limit, profile.golden)
+    return golden.thresholds(vectors.expected, vectors.scale, limit, profile.golden)
 
 
 def _float_side(ready: Ready, floats: Floats, verdict: Verdict | None) -> Side:

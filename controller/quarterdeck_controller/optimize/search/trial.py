@@ -40,6 +40,9 @@ from quarterdeck_shared.errors import RejectedError
 Array = NDArray[Any]
 
 TRAINING_S = 300.0
+MOST_TRAINING_S = 900.0
+TRAINING_PARAMETERS = 500_000
+"""Up to so many parameters the training takes ``TRAINING_S``, past it in proportion."""
 TRAINING_ROOM_S = 240.0
 """What training may take beside the training itself: checks, and the last judgement."""
 
@@ -123,51 +126,57 @@ class Trials:
         ).answer
 
     def scored(
-        self,
-        path: Path,
-        rows: tuple[int, ...],
-        reference: Path,
-        *,
-        batch: int,
-        baselines: bool = False,
+        self, variant: Variant, rows: tuple[int, ...], reference: Path
     ) -> steps.Scored:
-        """Return how good the model at ``path`` is on evaluation samples.
+        """Return how good a variant is on evaluation samples, and how these are spread.
+
+        Args:
+            variant: What is judged.
+            rows: Which samples.
+            reference: The float model's outputs for the same.
 
         Raises:
             RejectedError: ``MODEL_INVALID`` when it does not run.
         """
+        return self._score(variant, rows, reference, baselines=True).answer
+
+    def selected(self, variant: Variant) -> tuple[steps.Scored, golden.Compared]:
+        """Return how good a variant is on the samples that choose, and on the vectors.
+
+        Raises:
+            RejectedError: ``MODEL_INVALID`` when it does not run.
+        """
+        made = self._score(
+            variant,
+            self.ready.split.selection,
+            self.ready.outputs,
+            vectors=self.vectors.rows,
+        )
+        return made.answer, self.compared(made.path / steps.GOLDEN)
+
+    def _score(
+        self,
+        variant: Variant,
+        rows: tuple[int, ...],
+        reference: Path,
+        *,
+        baselines: bool = False,
+        vectors: tuple[int, ...] = (),
+    ) -> Made[steps.Scored]:
+        batch = 1 if variant.recipe.depends_on_batch else self.ready.batch
         return at.score(
             self.bench,
             self.ready.task,
             self.ready.source.score_output,
-            path,
+            variant.path,
             self.ready.evaluation,
             rows=rows,
             batch=batch,
             session=self.profile.session,
             reference=reference,
             baselines=baselines,
+            vectors=vectors,
         )
-
-    def batch_of(self, recipe: Recipe) -> int:
-        """Return how many samples of a candidate may be run at once."""
-        return 1 if recipe.depends_on_batch else self.ready.batch
-
-    def replayed(self, path: Path) -> golden.Compared:
-        """Return how closely the model at ``path`` reproduces the golden vectors.
-
-        Raises:
-            RejectedError: ``MODEL_INVALID`` when it does not run.
-        """
-        folder = at.run(
-            self.bench,
-            path,
-            self.ready.evaluation,
-            self.vectors.rows,
-            batch=1,
-            session=self.profile.session,
-        )
-        return self.compared(folder)
 
     def compared(self, folder: Path) -> golden.Compared:
         """Return how closely stored outputs reproduce the golden vectors."""
@@ -182,8 +191,7 @@ class Trials:
                 f"its scores have shape {list(got[0].shape)}, float's have "
                 f"{list(expected.shape[1:])}",
             )
-        margin = golden.margin(expected)
-        return golden.compare(expected, np.stack(got), margin)
+        return golden.compare(expected, np.stack(got), self.vectors.scale)
 
     def measured(self, path: Path) -> Told:
         """Return what one inference of the model at ``path`` costs, beside float.
@@ -222,33 +230,30 @@ class Trials:
         )
 
     def _measure(self, request: steps.MeasureRequest) -> steps.Measured:
-        return self.bench.make("measure", lambda _: request, steps.Measured).answer
+        asked = request.model_copy(update={"audit": True})
+        return self.bench.make("measure", lambda _: asked, steps.Measured).answer
 
     def audited(self, path: Path) -> steps.Audit:
-        """Return which kernels the model at ``path`` runs.
+        """Return which kernels the model at ``path`` runs here.
 
         Raises:
             RejectedError: ``MODEL_INVALID`` when it does not run.
         """
-        return self.bench.make(
-            "audit",
-            lambda _: steps.AuditRequest(
+        reference = None if path == self.ready.model else self.ready.model
+        found = self._measure(
+            steps.MeasureRequest(
                 model=path,
+                reference=reference,
                 samples=self.ready.evaluation.folder,
                 session=self.profile.session,
-            ),
-            steps.Audit,
-        ).answer
+            )
+        ).audit
+        assert found is not None, "every measurement here asks for it"
+        return found
 
     def _figures(self, variant: Variant) -> Figures:
         ready, path = self.ready, variant.path
-        scored = self.scored(
-            path,
-            ready.split.selection,
-            ready.outputs,
-            batch=self.batch_of(variant.recipe),
-        )
-        compared = self.replayed(path)
+        scored, compared = self.selected(variant)
         reference = self.measured_float()
         told, audit = self.measured(path), self.audited(path)
         measured = told.measured
@@ -347,6 +352,8 @@ class Trials:
     def _train(self, recipe: Recipe) -> Variant:
         untrained = replace(recipe, trained=False)
         start = self._build(untrained, names=True)
+        times = max(1.0, self.ready.source.parameters / TRAINING_PARAMETERS)
+        seconds = min(MOST_TRAINING_S, TRAINING_S * times)
         trained = self.bench.make(
             "train",
             lambda out: steps.TrainRequest(
@@ -358,11 +365,11 @@ class Trials:
                 batch=self.ready.batch,
                 labels=self._classes_to_learn(),
                 seed=self.ready.task.seed,
-                seconds=TRAINING_S,
+                seconds=seconds,
             ),
             steps.Trained,
             out="model.onnx",
-            seconds=TRAINING_S + TRAINING_ROOM_S,
+            seconds=seconds + TRAINING_ROOM_S,
         )
         finished = self.bench.make(
             "finish",

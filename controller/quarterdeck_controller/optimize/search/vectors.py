@@ -21,10 +21,12 @@ class Vectors:
     Attributes:
         rows: Rows of the evaluation samples.
         expected: The float model's scores of each, samples first.
+        scale: Of its scores of all samples that choose.
     """
 
     rows: tuple[int, ...]
     expected: Array
+    scale: golden.Scale
 
 
 def choose_vectors(
@@ -60,7 +62,11 @@ def choose_vectors(
     if labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu":
         kinds = labels[[rows[at] for at in fit]]
     chosen = golden.choose_vectors(scores, kinds, count=count, seed=seed)
-    return Vectors(tuple(rows[fit[at]] for at in chosen), scores[list(chosen)])
+    return Vectors(
+        rows=tuple(rows[fit[at]] for at in chosen),
+        expected=scores[list(chosen)],
+        scale=golden.scale_of(scores),
+    )
 
 
 def encode(samples: Stored, vectors: Vectors, output: str) -> bytes:

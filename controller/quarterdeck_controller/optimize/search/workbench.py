@@ -18,9 +18,8 @@ from quarterdeck_controller.optimize.steps import Record, StepName
 A = TypeVar("A", bound=Record)
 
 OUT = "out"
-MEASURING: frozenset[StepName] = frozenset({"measure", "audit"})
-"""Steps whose results hold for this machine alone."""
 ALONE: frozenset[StepName] = frozenset({"measure"})
+"""Steps whose results hold for this machine alone."""
 UNHURRIED: frozenset[StepName] = frozenset({"train"})
 """Steps so long that measuring does not wait for them."""
 
@@ -74,7 +73,7 @@ class Workbench:
         Raises:
             RejectedError: As ``Sandbox.run``. Failures are not remembered.
         """
-        here = self.machine if step in MEASURING else ""
+        here = self.machine if step in ALONE else ""
         key = self.cache.key(step, request(Path(out)), salt=here)
         with self._only_once(key):
             entry = self.cache.find(key)
