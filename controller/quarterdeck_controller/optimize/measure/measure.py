@@ -14,7 +14,9 @@ Latencies are those of the inferences that did not wait for the processor.
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 
@@ -77,9 +79,9 @@ def measure(request: MeasureRequest) -> Measured:
 
 
 def _audited(request: MeasureRequest) -> Audit:
-    # only now: reading graphs takes memory that is not the model's
-    from quarterdeck_controller.optimize.measure.audit import audit
-
+    # only now: what reads graphs takes memory that is not the model's
+    module = import_module("quarterdeck_controller.optimize.measure.audit")
+    audit: Callable[[AuditRequest], Audit] = module.audit
     asked = AuditRequest(
         model=request.model, samples=request.samples, session=request.session
     )
