@@ -1,19 +1,22 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quarterdeck_controller.optimize.data.samples import Samples
 from tests.support.small_model import (
     lenient_profile,
-    make_data,
     make_model,
+    make_samples,
     save_npz,
 )
 
@@ -27,13 +30,20 @@ QUARTERDECK = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
-    data = make_data()
     make_model(folder / "waves.onnx")
-    save_npz(folder / "calibration.npz", data.calibration)
-    save_npz(folder / "evaluation.npz", data.evaluation)
+    unlabelled = Samples(make_samples(1, 64).inputs)
+    save_npz(folder / "calibration.npz", unlabelled)
+    save_npz(folder / "evaluation.npz", make_samples(2, 400))
     lenient_profile("board-arm64", folder)
     lenient_profile("gateway-x86", folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def cached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results are kept in a folder of this module's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    return folder / "cache" / "quarterdeck" / "optimize"
 
 
 def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -42,21 +52,26 @@ def run(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
 
+def command(*words: object) -> list[str]:
+    fixed = ("model", "optimize", "waves.onnx", "--name", "waves")
+    data = ("--calibration", "calibration.npz", "--evaluation", "evaluation.npz")
+    return list(map(str, (*fixed, *data, *words)))
+
+
 def optimize(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    return run(
-        *("model", "optimize", "waves.onnx", "--name", "waves"),
-        *("--calibration", "calibration.npz", "--evaluation", "evaluation.npz"),
-        *words,
-        cwd=folder,
-    )
+    return run(*command(*words), cwd=folder)
 
 
-def test_accepted_classes_exit_0_and_leave_three_files_each(
+def entries(cache: Path) -> set[str]:
+    return {path.name for path in cache.iterdir()}
+
+
+def test_accepted_classes_exit_0_and_leave_four_files_each(
     folder: Path, tmp_path: Path
 ) -> None:
     done = optimize(
@@ -73,28 +88,95 @@ def test_accepted_classes_exit_0_and_leave_three_files_each(
     assert records[0]["float"]["score"] > 0.9
     for one in records:
         files = {path.name for path in (tmp_path / one["device_class"]).iterdir()}
-        assert files == {"model.onnx", "golden.npz", "evaluation.json"}
+        assert files >= {"model.onnx", "golden.npz", "evaluation.json", "search.json"}
+
+
+def test_a_second_run_takes_what_the_first_has_found_and_gives_the_same_files(
+    folder: Path, tmp_path: Path, cached: Path
+) -> None:
+    words = ("--class", "board-arm64.toml", "--recipe", "weights")
+    first = optimize(folder, *words, "--out", tmp_path / "first")
+    made = entries(cached)
+
+    again = optimize(folder, *words, "--out", tmp_path / "again")
+    after = entries(cached)
+    fresh = optimize(folder, *words, "--out", tmp_path / "fresh", "--fresh")
+
+    assert (first.returncode, again.returncode, fresh.returncode) == (0, 0, 0)
+    assert made == after == entries(cached)
+    for name in ("model.onnx", "golden.npz"):
+        files = {
+            (tmp_path / run / "board-arm64" / name).read_bytes()
+            for run in ("first", "again", "fresh")
+        }
+        assert len(files) == 1
+
+
+def test_two_runs_at_once_share_what_they_find(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ("--class", "board-arm64.toml", "--recipe", "static")
+    both = [
+        subprocess.Popen(
+            [*QUARTERDECK, *command(*words, "--out", tmp_path / name)],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for name in ("one", "other")
+    ]
+
+    told = [process.communicate(timeout=120)[1] for process in both]
+
+    assert [process.returncode for process in both] == [0, 0], told
+    left = entries(tmp_path / "cache" / "quarterdeck" / "optimize")
+    assert not [name for name in left if name.startswith(".")]
+    one, other = (
+        (tmp_path / name / "board-arm64" / "golden.npz").read_bytes()
+        for name in ("one", "other")
+    )
+    assert one == other
+
+
+def test_a_time_budget_ends_the_search_with_what_there_is(
+    folder: Path, tmp_path: Path
+) -> None:
+    done = optimize(
+        folder,
+        *("--class", "board-arm64.toml", "--out", tmp_path),
+        *("--time-budget", "0s", "--json"),
+    )
+
+    assert done.returncode in (0, 3), done.stderr
+    story = json.loads((tmp_path / "board-arm64" / "search.json").read_bytes())
+    assert any("time" in said["sentence"] for said in story["said"]), story["said"]
 
 
 def test_a_refused_class_exits_3_and_says_by_how_much(
     folder: Path, tmp_path: Path
 ) -> None:
+    small = (folder / "board-arm64.toml").read_text("utf-8")
+    small = re.sub(r"(?m)^size_ratio = .*$", "size_ratio = 0.01", small)
+    (folder / "small.toml").write_text(small, "utf-8")
+
     done = optimize(
-        folder,
-        *("--class", "board-arm64.toml", "--recipe", "dynamic", "--out", tmp_path),
+        folder, "--class", "small.toml", "--recipe", "weights", "--out", tmp_path
     )
 
     assert done.returncode == 3, done.stderr
     assert "refused" in done.stdout
-    assert "at most 0.6 of float allowed" in done.stdout.replace("\n", " ")
-    assert [p.name for p in (tmp_path / "board-arm64").iterdir()] == ["evaluation.json"]
+    assert "at most 0.01 of float allowed" in " ".join(done.stdout.split())
+    left = {path.name for path in (tmp_path / "board-arm64").iterdir()}
+    assert left >= {"evaluation.json", "search.json"}
+    assert not left & {"model.onnx", "golden.npz"}
 
 
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
         (("--class", "toaster"), "profile_invalid", "no device class 'toaster'"),
-        (("--recipe", "magic"), "profile_invalid", "no recipe 'magic'"),
+        (("--recipe", "magic"), "profile_invalid", "there is no recipe 'magic'"),
         (("--labels", "a,b"), "data_invalid", "2 labels are named, the model has 4"),
         (("--calibration", "none.npz"), "data_invalid", "none.npz could not be read"),
         (("--evaluation", "waves.onnx"), "data_invalid", "waves.onnx is no .npz file"),
@@ -149,30 +231,44 @@ def test_classes_are_listed_and_shown(folder: Path) -> None:
     assert "budget.latency_ms" in shown.stdout
 
 
-def test_sigterm_leaves_no_child_and_no_temporary_file(
-    folder: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("signalled", "code"),
+    [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 128 + signal.SIGINT)],
+)
+def test_a_stopped_run_leaves_no_child_and_no_temporary_file(
+    folder: Path, tmp_path: Path, signalled: signal.Signals, code: int
 ) -> None:
-    scratch = tmp_path / "scratch"
+    scratch, cache = tmp_path / "scratch", tmp_path / "cache"
     scratch.mkdir()
-    words = ["model", "optimize", "waves.onnx", "--name", "waves"]
-    words += ["--calibration", "calibration.npz", "--evaluation", "evaluation.npz"]
     process = subprocess.Popen(
-        [*QUARTERDECK, *words, "--out", str(tmp_path / "out")],
+        [*QUARTERDECK, *command("--out", tmp_path / "out")],
         cwd=folder,
-        env=os.environ | {"TMPDIR": str(scratch)},
+        env=os.environ | {"TMPDIR": str(scratch), "XDG_CACHE_HOME": str(cache)},
         stderr=subprocess.PIPE,
     )
     wait_for(lambda: any(scratch.glob("*/steps/*-build")))
 
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.send_signal(signalled)
+    process.communicate(timeout=60)
 
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == code
     assert not any(scratch.iterdir())
     assert not (tmp_path / "out").exists()
+    left = entries(cache / "quarterdeck" / "optimize")
+    assert not [name for name in left if name.startswith(".")]
+    assert not children_in(scratch)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+def children_in(scratch: Path) -> list[str]:
+    """Return the command lines of processes that work in ``scratch``."""
+    told = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            told.append(file.read_bytes().decode("utf-8", "replace"))
+    return [line for line in told if str(scratch) in line]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

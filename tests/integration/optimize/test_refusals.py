@@ -25,7 +25,7 @@ from tests.support.small_model import (
 )
 
 RNG = np.random.default_rng(0)
-QUICK = Options(recipes=("static", "dynamic"))
+QUICK = Options(kinds=("static", "dynamic"), time_budget_s=2)
 Model = onnx.ModelProto
 
 
@@ -267,13 +267,10 @@ def test_an_odd_model_gets_a_variant_or_a_refusal_never_a_crash(
 
     evaluation = result.evaluation
     assert evaluation.reason
-    assert result.accepted == (not _misses(result))
-    assert len(evaluation.tried) == 2
-
-
-def _misses(result: Optimization) -> bool:
-    taken = [t for t in result.evaluation.tried if t.recipe == result.evaluation.recipe]
-    return not taken or bool(taken[0].misses or taken[0].failure)
+    taken = [one for one in result.story.tried if one.recipe == evaluation.recipe]
+    if result.accepted:
+        assert not taken[0].misses
+        assert result.model is not None
 
 
 def test_a_recipe_that_finds_nothing_to_do_says_so(tmp_path: Path) -> None:
@@ -282,7 +279,8 @@ def test_a_recipe_that_finds_nothing_to_do_says_so(tmp_path: Path) -> None:
     result = run(model, features(), tmp_path)
 
     assert result.model is None
-    assert "static-u8s8-mse finds nothing to quantize" in result.evaluation.reason
+    assert result.evaluation.decision == "refused"
+    assert result.evaluation.reason.startswith("no recipe gave a model that runs")
 
 
 def test_integer_inputs_and_several_of_them_are_fed_by_name(tmp_path: Path) -> None:
@@ -329,9 +327,9 @@ def test_the_judged_output_comes_first_in_the_variant(tmp_path: Path) -> None:
 
 
 def test_samples_that_calibrate_and_judge_are_noted(tmp_path: Path) -> None:
-    result = run(fixed_to_one(), features(), tmp_path, Options(recipes=("fp16",)))
+    result = run(fixed_to_one(), features(), tmp_path, Options(kinds=("fp16",)))
 
-    told = "40 of 40 calibration samples are in the evaluation data too"
+    told = "40 of 40 evaluation samples are calibration samples too"
     assert any(told in note for note in result.evaluation.notes)
 
 
@@ -339,7 +337,7 @@ def test_an_old_opset_is_converted_and_still_says_the_same(tmp_path: Path) -> No
     path = make_model(tmp_path / "old.onnx", opset=11)
     profile = load_profile(str(lenient_profile("board-arm64", tmp_path)))
 
-    result = optimize(path, make_data(), profile, options=Options(recipes=("static",)))
+    result = optimize(path, make_data(), profile, options=Options(kinds=("static",)))
 
     assert result.accepted, result.evaluation.reason
     assert "converted from opset 11 to 17; outputs are equal" in result.evaluation.notes
@@ -380,9 +378,9 @@ def test_a_step_that_outgrows_its_memory_is_a_refusal(tmp_path: Path) -> None:
             helper.make_node("Expand", ["x", "shape"], ["e"]),
             helper.make_node("ReduceSum", ["e"], ["y"], keepdims=0),
         ],
-        [numpy_helper.from_array(np.array([200_000, 1, 8]), "shape")],
+        [numpy_helper.from_array(np.array([40_000_000, 1, 8]), "shape")],
     )
-    inputs = features(200_000 // 1000, 8)
+    inputs = features(8, 8)
 
     with pytest.raises(RejectedError) as refused:
         run(huge, inputs, tmp_path, Options(bounds=Bounds(memory_mb=700)))
