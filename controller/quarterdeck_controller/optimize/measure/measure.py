@@ -14,7 +14,6 @@ Latencies are those of the inferences that did not wait for the processor.
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -81,11 +80,11 @@ def measure(request: MeasureRequest) -> Measured:
 def _audited(request: MeasureRequest) -> Audit:
     # only now: what reads graphs takes memory that is not the model's
     module = import_module("quarterdeck_controller.optimize.measure.audit")
-    audit: Callable[[AuditRequest], Audit] = module.audit
     asked = AuditRequest(
         model=request.model, samples=request.samples, session=request.session
     )
-    return audit(asked)
+    found: Audit = module.audit(asked)
+    return found
 
 
 def ratio_of(ours: list[float], theirs: list[float]) -> float:
