@@ -101,7 +101,7 @@ def test_progress_names_the_class_and_what_is_done(
     assert common == ["lint", "prepare", "float"]
     for name in results:
         rungs = [step.rung for step in told if step.device_class == name]
-        assert rungs[:2] == ["floor", "static"]
+        assert rungs[:4] == ["floor", "best", "static", "best"]
         assert rungs[-2:] == ["confirm", "done"]
     assert [step.seconds for step in told] == sorted(step.seconds for step in told)
 

@@ -232,3 +232,17 @@ def test_run_time_ranges_are_left_out_where_products_are_few() -> None:
     seen, _ = climb(floor_or(figures()), facts(few))
 
     assert not any(one.recipe.kind == "dynamic" for one in seen)
+
+
+def test_calibration_that_is_unlike_evaluation_is_told_and_spares_nothing() -> None:
+    calm = tuple(
+        Sensitivity(name=f"c{n}", operator="Conv", sqnr_db=150.0, bytes=4000)
+        for n in range(16)
+    )
+
+    seen, skipped = climb(
+        floor_or(figures(ratio=0.5, drop_points=75.0)), facts(), sensed=calm
+    )
+
+    assert not any(one.recipe.overrides for one in seen)
+    assert any("unlike the evaluation samples" in skip.why for skip in skipped)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.search.candidate import Candidate
+from quarterdeck_controller.optimize.search.choose import best
 from quarterdeck_controller.optimize.search.ladder import (
     Facts,
     Move,
@@ -72,6 +73,17 @@ class Climb:
             ]
             self.candidates += [attempt.result() for attempt in attempts]
         self._say(move.rung, move.why, self.clock.monotonic() - before)
+        self._tell_best()
+
+    def _tell_best(self) -> None:
+        taken = best(self.candidates, self.profile)
+        if taken is not None and taken.figures is not None:
+            figures = taken.figures
+            self.tell(
+                "best",
+                f"{taken.recipe.name} {figures.size_ratio:.2f} of the size, "
+                f"{figures.latency_ratio:.2f} of the time",
+            )
 
     def _sense(self, move: Move) -> None:
         assert move.sense is not None, "asked only when there is something to sense"

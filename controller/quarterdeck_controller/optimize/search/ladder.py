@@ -34,6 +34,8 @@ MOST_MIXED = 8
 """Mixtures tried at most."""
 TUNING_PAYS = 0.7
 """Of the loss that tuning must have left at most to be worth repeating."""
+EXACT_DB = 60.0
+"""An operator that is quantized to this much signal over noise costs nothing."""
 FIRST_SPARED = 16
 """The first mixture spares one operator in so many."""
 GAIN = 1 / (1 + TIE)
@@ -238,6 +240,12 @@ def _mixed(state: _State) -> Move | Skip:
         lead, why = taken, f"{taken.recipe.name} meets the budget, fewer may"
     if lead is None or not sensed:
         return Skip("mixed", why if lead is None else "no operator stands out")
+    if min(node.sqnr_db for node in sensed) > EXACT_DB:
+        told = (
+            "no operator costs anything on the calibration samples: they are unlike "
+            "the evaluation samples"
+        )
+        return Skip("mixed", told)
     if len([one for one in state.seen if one.rung == "mixed"]) >= MOST_MIXED:
         return Skip("mixed", f"{MOST_MIXED} mixtures were tried")
     base = _plain_base(state)
