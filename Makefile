@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench emulation clean setup lock
+.PHONY: help demo test lint bench emulation qat clean setup lock
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ bench: setup ## Measure, and print a table
 
 emulation: setup ## Bring the emulator of other processors (optional, 110 MB)
 	@PYTHON="$(BIN)/python" deploy/emulation/install
+
+qat: setup ## Install PyTorch for training integers (optional, 200 MB)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e "./controller[qat]"
 
 setup: $(READY) ## Make the virtual environment (the others do it by themselves)
 
