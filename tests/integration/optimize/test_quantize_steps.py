@@ -12,6 +12,7 @@ from onnx import helper
 from quarterdeck_controller.optimize.data.stored import Stored, Writer
 from quarterdeck_controller.optimize.quantize.build import build
 from quarterdeck_controller.optimize.quantize.calibrate import calibrate, observe
+from quarterdeck_controller.optimize.quantize.make import make
 from quarterdeck_controller.optimize.quantize.spread import load_spreads
 from quarterdeck_controller.optimize.recipe import Format, Kind, Recipe, Scheme
 from quarterdeck_controller.optimize.session import open_session
@@ -27,6 +28,7 @@ from tests.support.quantizable import (
     graph,
     normal,
     run,
+    spreads_of,
     sqnr,
     store,
 )
@@ -224,3 +226,15 @@ def test_what_opens_with_precise_shares_no_signed_constants(
     made = onnx.load(second.out)
     assert open_session(second.out, Session(precise=True)).get_outputs()
     assert sqnr(model, made, samples) > 20
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic", "weights", "weights4"])
+def test_a_graph_that_becomes_its_variant_gives_the_same_bytes(kind: Kind) -> None:
+    model, recipe = attention(), replace(STATIC, kind=kind)
+    spreads = spreads_of(model, {"x": normal(0, 16, 8, 64)})
+    apart = make(model, spreads, recipe).model.SerializeToString(deterministic=True)
+
+    made = make(model, spreads, recipe, keep=False).model
+
+    assert made is model
+    assert made.SerializeToString(deterministic=True) == apart

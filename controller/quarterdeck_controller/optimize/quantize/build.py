@@ -70,6 +70,7 @@ def _tuned(request: BuildRequest, model: onnx.ModelProto) -> Made:
         replace(recipe, format="qdq") if wanted else recipe,
         operators=request.operators,
         fold=request.fold,
+        keep=bool(wanted),
     )
     if not wanted:
         return made

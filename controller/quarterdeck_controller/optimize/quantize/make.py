@@ -43,8 +43,9 @@ def make(
     operators: Collection[str] = (),
     fold: bool = True,
     only: Collection[str] | None = None,
+    keep: bool = True,
 ) -> Made:
-    """Return a variant of a prepared graph; the graph itself is not changed.
+    """Return a variant of a prepared graph.
 
     Args:
         model: A prepared float graph: constants are initializers, every operator has
@@ -56,14 +57,15 @@ def make(
             them float once, when it loads.
         only: Names of operators that get the recipe's kind while everything else
             stays as it is; None is all.
+        keep: Whether ``model`` stays as it is. Else it becomes the variant, which
+            needs half the memory.
 
     Raises:
         RejectedError: ``MODEL_INVALID`` when the runtime loads no 16-bit version.
     """
     if recipe.kind == "fp16":
         return _in_half(model, recipe)
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
+    made = _copy(model) if keep else model
     names = {t.name for g in all_graphs(model.graph) for t in g.initializer}
     treated = treatments(made.graph, spreads, recipe, operators=operators, only=only)
     flowing = flow(made.graph, treated, spreads, recipe, operators)
@@ -80,6 +82,12 @@ def make(
     return Made(
         made, {k: counts[k] for k in sorted(counts) if counts[k]}, treated.notes
     )
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    return made
 
 
 def _in_half(model: onnx.ModelProto, recipe: Recipe) -> Made:

@@ -153,7 +153,7 @@ class _Writer:
         name = f"{tensor.name}_half"
         self._constant(name, values.astype(np.float16))
         self._front("Cast", [name], tensor.name, TO_FLOAT)
-        self.replaced.add(tensor.name)
+        self._drop(tensor)
 
     def _write_integers(self, tensor: TensorProto, node: NodeProto, at: int) -> None:
         values = numpy_helper.to_array(tensor)
@@ -172,7 +172,7 @@ class _Writer:
             self._constant(scale, found.scales)
             attributes = {} if axis is None else {"axis": axis}
             self._front("DequantizeLinear", [integers, scale], tensor.name, attributes)
-        self.replaced.add(tensor.name)
+        self._drop(tensor)
 
     def _write_table(self, tensor: TensorProto, gathers: list[NodeProto]) -> None:
         """Store a table by rows, each with a scale that is gathered with it."""
@@ -185,6 +185,12 @@ class _Writer:
         self._constant(scale, found.broadcast_scales())
         for node in gathers:
             self.gathers[node.name] = _gather_rows(node, integers, scale)
+        self._drop(tensor)
+
+    def _drop(self, tensor: TensorProto) -> None:
+        """Give its memory back now; ``finish`` takes what is left out of the graph."""
+        tensor.ClearField("raw_data")
+        tensor.ClearField("float_data")
         self.replaced.add(tensor.name)
 
     def _constant(self, name: str, values: Array) -> None:
