@@ -17,6 +17,7 @@ from typing import Protocol
 from tests.bench import (
     agent,
     bus,
+    fidelity,
     inference,
     ingest,
     rollout,
@@ -38,6 +39,7 @@ class Measure(Protocol):
 BENCHMARKS: MappingProxyType[str, Measure] = MappingProxyType(
     {
         "quantization": summary.measure,
+        "fidelity": fidelity.measure,
         "transfer": transfer.measure,
         "trust": trust.measure,
         "rollout": rollout.measure,

@@ -13,7 +13,12 @@ import pytest
 from quarterdeck_shared.codes import Code
 from tests.support.brokers import free_port
 from tests.support.releases import write_variants
-from tests.support.small_model import make_data, make_model, save_npz
+from tests.support.small_model import (
+    make_model,
+    save_npz,
+    to_calibrate,
+    to_judge,
+)
 from tests.support.terminal import INSTALLED, Said, Terminal, wait_until
 
 pytestmark = pytest.mark.timeout(90)
@@ -23,15 +28,15 @@ pytestmark = pytest.mark.timeout(90)
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with a home, one release, one enrolled device, model and data."""
     folder = tmp_path_factory.mktemp("original")
-    terminal, data = Terminal(folder), make_data()
+    terminal = Terminal(folder)
     classes = ("--class", "cam", "--class", "gateway")
     terminal.must("init", "--port", free_port(), *classes)
     write_variants(folder / "v1")
     terminal.must("release", "create", "v1", "--name", "model", "--version", 1)
     terminal.must("device", "enrol", "one", "--class", "cam")
     make_model(folder / "waves.onnx")
-    save_npz(folder / "calibration.npz", data.calibration)
-    save_npz(folder / "evaluation.npz", data.evaluation)
+    save_npz(folder / "calibration.npz", to_calibrate())
+    save_npz(folder / "evaluation.npz", to_judge())
     return folder
 
 

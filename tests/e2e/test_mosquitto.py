@@ -13,10 +13,11 @@ from quarterdeck_controller.demo.stage import simulated_isa
 from tests.support.brokers import free_port
 from tests.support.small_model import (
     lenient_profile,
-    make_data,
     make_model,
     make_samples,
     save_npz,
+    to_calibrate,
+    to_judge,
 )
 from tests.support.terminal import Terminal, wait_until
 
@@ -58,10 +59,10 @@ def test_releases_go_out_and_come_back_over_mosquitto(terminal: Terminal) -> Non
 
 
 def release(terminal: Terminal, version: int, recipe: str) -> None:
-    folder, data = terminal.folder, make_data()
+    folder = terminal.folder
     make_model(folder / "waves.onnx")
-    save_npz(folder / "calibration.npz", data.calibration)
-    save_npz(folder / "evaluation.npz", data.evaluation)
+    save_npz(folder / "calibration.npz", to_calibrate())
+    save_npz(folder / "evaluation.npz", to_judge())
     said = terminal.types(
         *("model", "optimize", "waves.onnx", "--name", "waves", "--keep-refused"),
         *("--calibration", "calibration.npz", "--evaluation", "evaluation.npz"),

@@ -38,7 +38,7 @@ def deck(folder: Path) -> Iterator[Stage]:
         stage = Stage(folder, home, store, material, processes, observer, screen, clock)
         start_controller(stage)
         for version in (1, 2):
-            stage.optimize(version, f"variants-{version}", recipes=("static",))
+            stage.optimize(version, f"variants-{version}", kinds=("static",))
             stage.release(version, f"variants-{version}")
         stage.enrol(DEVICES)
         for device in DEVICES:

@@ -32,10 +32,19 @@ def make_samples(seed: int, count: int = 200) -> Samples:
     return Samples({"x": noisy.astype(np.float32)}, labels)
 
 
+def to_calibrate() -> Samples:
+    """Return samples without labels to take ranges from."""
+    return Samples(make_samples(1, 64).inputs)
+
+
+def to_judge() -> Samples:
+    """Return other, labelled samples."""
+    return make_samples(2, 400)
+
+
 def make_data() -> Data:
     """Return data to calibrate and to judge with."""
-    calibration = make_samples(1, 64)
-    return Data(Samples(calibration.inputs), make_samples(2, 400))
+    return Data(to_calibrate(), to_judge())
 
 
 def make_model(path: Path, *, opset: int = 17) -> Path:

@@ -30,6 +30,7 @@ def test_the_command_lists_every_benchmark() -> None:
     listed = [line.split()[0] for line in done.stdout.splitlines()]
     assert listed == [
         "quantization",
+        "fidelity",
         "transfer",
         "trust",
         "rollout",

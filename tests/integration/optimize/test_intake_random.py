@@ -13,7 +13,8 @@ from quarterdeck_controller.optimize.intake.graph import graphs, opset_of, walk
 from quarterdeck_controller.optimize.intake.prepare import prepare
 from quarterdeck_controller.optimize.intake.source import inspect
 from quarterdeck_controller.optimize.steps import InspectRequest, PrepareRequest
-from tests.support.random_graphs import ATTEMPTS, Samples, cases, random_case
+from tests.support.random_graphs import ATTEMPTS, cases, random_case
+from tests.support.random_layers import Samples
 
 CASES = 60
 SLACK = 1 << 16

@@ -26,7 +26,13 @@ from quarterdeck_controller.optimize.search.story import Story
 from quarterdeck_controller.optimize.write import write
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
-from tests.support.small_model import lenient_profile, make_data, make_model
+from tests.support.small_model import (
+    lenient_profile,
+    make_data,
+    make_model,
+    to_calibrate,
+    to_judge,
+)
 
 
 @pytest.fixture(scope="module")
@@ -183,12 +189,11 @@ def test_the_same_input_and_seed_give_the_same_bytes(
 def test_a_variant_calibrated_on_the_wrong_data_is_refused_and_fails_its_golden_vectors(
     model: Path, profiles: list[Profile]
 ) -> None:
-    data = make_data()
-    wrong = Samples({"x": data.calibration.inputs["x"] * np.float32(0.03)})
+    wrong = Samples({"x": to_calibrate().inputs["x"] * np.float32(0.03)})
 
     result = optimize(
         model,
-        Data(wrong, data.evaluation),
+        Data(wrong, to_judge()),
         profiles[0],
         options=Options(kinds=("static",)),
     )
@@ -227,8 +232,7 @@ def test_a_refused_class_leaves_only_its_record_unless_its_files_are_asked_for(
 def test_without_labels_the_variant_is_judged_by_agreement_with_float(
     model: Path, profiles: list[Profile]
 ) -> None:
-    data = make_data()
-    unlabelled = Data(data.calibration, Samples(data.evaluation.inputs))
+    unlabelled = Data(to_calibrate(), Samples(to_judge().inputs))
 
     result = optimize(
         model, unlabelled, profiles[0], options=Options(kinds=("static",))
