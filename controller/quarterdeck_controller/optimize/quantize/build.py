@@ -69,7 +69,8 @@ def _tuned(request: BuildRequest, model: onnx.ModelProto) -> Made:
         load_spreads(request.spreads),
         replace(recipe, format="qdq") if wanted else recipe,
         operators=request.operators,
-        fold=request.fold,
+        # where products are widened the runtime spoils weights that it does not fold
+        fold=request.fold or request.precise,
         keep=bool(wanted),
     )
     if not wanted:
