@@ -1,6 +1,5 @@
 """Run the peers and the optimizer on a task; each in its own processes."""
 
-import json
 import os
 import shutil
 import sys
@@ -8,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tests.bench.quantization.fetch import CACHE, UnavailableError
 from tests.bench.quantization.peers.registry import (
@@ -17,12 +15,14 @@ from tests.bench.quantization.peers.registry import (
     QUANTIZE_S,
 )
 from tests.bench.quantization.process import FailedError, Spent, run
+from tests.bench.quantization.record import read_record
 from tests.bench.quantization.row import Row, keep_row, kept_row, measured
 from tests.bench.quantization.task import Task
 from tests.bench.quantization.venvs import python
 
 CLASSES = ("gateway-x86-vnni", "gateway-x86", "board-arm64", "accelerator-int8")
 OPTIMIZE_S = 7200
+EMULATION = "QUARTERDECK_EMULATION"
 SOME_REFUSED = 3
 """Exit code of the command when a class was refused, which is an answer as well."""
 
@@ -93,7 +93,8 @@ def _optimize(
         command += ["--class", one]
     # an empty cache: what an earlier run found must not shorten this one
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "XDG_CACHE_HOME": folder}
+        environment = {EMULATION: str(CACHE.parent / "emulation"), **os.environ}
+        environment["XDG_CACHE_HOME"] = folder
         return run(
             [*command, *words],
             OPTIMIZE_S,
@@ -106,39 +107,21 @@ def _our_row(task: Task, name: str, folder: Path, spent: Spent) -> Row:
     """Return the class's row: the record's decision, but figures of our own."""
     by = f"ours {name}"
     try:
-        record = json.loads((folder / "evaluation.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        record = read_record(folder)
+    except (OSError, ValueError, KeyError) as error:
         return Row(task.name, by, failure=f"no record: {error}")
     found = Row(task.name, by)
     if (folder / "model.onnx").is_file():
-        session = record["session"]
-        found = measured(task, by, folder / "model.onnx", session=session)
+        found = measured(task, by, folder / "model.onnx", session=record.session)
     return replace(
         found,
-        recipe=record["recipe"] or "",
-        decision=record["decision"],
-        reason=record["reason"],
-        told=_told(record),
-        seconds=_class_seconds(folder, spent.wall),
+        recipe=record.recipe,
+        decision=record.decision,
+        reason=record.reason,
+        told=record.told,
+        floor=record.floor,
+        half=record.half,
+        lost_db=record.lost_db,
+        seconds=record.seconds,
         cpu_seconds=spent.cpu,
     )
-
-
-def _told(record: dict[str, Any]) -> tuple[float, float, float] | None:
-    if record["variant"] is None:
-        return None
-    figures = (
-        record["variant"]["score"],
-        record["drop_points"],
-        record["latency_ratio"],
-    )
-    score, drop, ratio = (float("nan") if one is None else one for one in figures)
-    return score, drop, ratio
-
-
-def _class_seconds(folder: Path, spent: float) -> float:
-    """Return the class's own time; classes share much of what is done first."""
-    story = folder / "search.json"
-    if not story.is_file():
-        return spent
-    return float(json.loads(story.read_text("utf-8"))["seconds"])

@@ -38,6 +38,9 @@ class Row:
         reason: The same.
         told: What the optimizer's own record says of the same: score, drop in points
             and latency ratio.
+        floor: Latency and size ratio of the weights-only candidate, by its record.
+        half: Whether the half-precision candidate ran, by its record.
+        lost_db: What each emulated processor loses against here, by its record.
     """
 
     task: str
@@ -58,6 +61,9 @@ class Row:
     decision: str = ""
     reason: str = ""
     told: tuple[float, float, float] | None = None
+    floor: tuple[float, float] | None = None
+    half: bool | None = None
+    lost_db: tuple[tuple[str, float], ...] = ()
 
 
 def float_row(task: Task) -> Row:
@@ -147,5 +153,8 @@ def kept_row(path: Path) -> Row | None:
     if not path.is_file():
         return None
     held = json.loads(path.read_text("utf-8"))
-    told = held.pop("told")
-    return Row(**held, told=None if told is None else tuple(told))
+    for name in ("told", "floor"):
+        found = held.pop(name, None)
+        held[name] = None if found is None else tuple(found)
+    lost = held.pop("lost_db", ())
+    return Row(**held, lost_db=tuple((name, value) for name, value in lost))

@@ -18,6 +18,7 @@ LARGE = 3_000_000
 """Bytes of float above which weights, not the graph's text, decide a file's size."""
 
 
+FLOOR_TIME, FLOOR_SIZE, FIDELITY_DB = 0.05, 0.28, 2.0
 WORDS = {
     "drop": "drop <= {:.1f} points",
     "size": "size <= {:.2f}",
@@ -66,6 +67,9 @@ def verdicts(rows: Sequence[Row], budgets: Mapping[str, Budget]) -> list[Verdict
             if name not in ("rec", "minilm", "magika")
         ),
         _sizes(ours, floats),
+        _floors(ours, floats),
+        _halves(ours),
+        _faithful(ours),
         _seconds(ours, floats, most=1_000_000, limit=60),
         _seconds(ours, floats, most=12_000_000, limit=180),
     ]
@@ -146,6 +150,41 @@ def _sizes(ours: Iterable[Row], floats: Mapping[str, Row]) -> Verdict:
     return _worst(
         "size <= 0.26 from 3 MB up", worst, lambda row: row.size_ratio, limit=0.26
     )
+
+
+def _floors(ours: Iterable[Row], floats: Mapping[str, Row]) -> Verdict:
+    """Return whether weights alone in int8 cost no time, and save three quarters."""
+    found = [(row, row.floor) for row in ours if row.by == BEST and row.floor]
+    bad = [
+        f"{row.task}: {floor[0]:.2f} of float's time, {floor[1]:.3f} of its size"
+        for row, floor in found
+        if abs(floor[0] - 1) > FLOOR_TIME
+        or (floor[1] > FLOOR_SIZE and floats[row.task].bytes >= LARGE)
+    ]
+    told = "; ".join([f"{len(found) - len(bad)} of {len(found)}", *bad])
+    target = "weights only: 1.00 +- 0.05 of float's time, <= 0.28 of 3 MB and more"
+    return Verdict(target, told, not bad if found else None)
+
+
+def _halves(ours: Iterable[Row]) -> Verdict:
+    tried = [row for row in ours if row.by == BEST and row.half is not None]
+    bad = [row.task for row in tried if not row.half]
+    told = "; ".join([f"{len(tried) - len(bad)} of {len(tried)}", *bad])
+    return Verdict("fp16 loads on every model", told, not bad if tried else None)
+
+
+def _faithful(ours: Iterable[Row]) -> Verdict:
+    found = [
+        (lost, f"{row.task} on {processor}: {lost:.1f} dB")
+        for row in ours
+        if row.decision == "accepted"
+        for processor, lost in row.lost_db
+    ]
+    target = "answers on emulated processors within 2 dB of those here"
+    if not found:
+        return Verdict(target, "no emulator", None)
+    lost, told = max(found)
+    return Verdict(target, f"{len(found)} variants, {told}", lost <= FIDELITY_DB)
 
 
 def _seconds(
