@@ -36,7 +36,7 @@ from quarterdeck_controller.optimize.search import record, vectors
 from quarterdeck_controller.optimize.search.cache import LIBRARIES, Cache
 from quarterdeck_controller.optimize.search.climb import Climb
 from quarterdeck_controller.optimize.search.confirm import Verdict, confirm
-from quarterdeck_controller.optimize.search.ladder import Facts
+from quarterdeck_controller.optimize.search.ladder import Facts, after_failure
 from quarterdeck_controller.optimize.search.ready import Ready, Task, get_ready
 from quarterdeck_controller.optimize.search.record import Context, Floats
 from quarterdeck_controller.optimize.search.story import Histogram, Story
@@ -221,6 +221,11 @@ class _Run:
         climb = Climb(trials, facts, self.clock, ends, tell)
         climb.run()
         verdict = confirm(trials, climb.candidates, tell)
+        if verdict is not None and verdict.fitted and not verdict.accepted:
+            move = after_failure(climb.candidates, climb.facts)
+            if move is not None:
+                climb.make(move)
+                verdict = confirm(trials, climb.candidates, tell)
         result = self._conclude(trials, climb, verdict)
         tell("done", f"{result.evaluation.decision}: {result.evaluation.reason}")
         return result

@@ -8,6 +8,7 @@ from quarterdeck_controller.optimize.search.choose import (
     front,
     misses,
     nearest,
+    next_to_confirm,
     praise,
 )
 from tests.support.candidates import candidate, failed, figures, profile
@@ -123,3 +124,18 @@ def test_the_front_leaves_out_what_another_beats_in_everything() -> None:
     beaten = candidate(DYNAMIC, ratio=1.1, size=0.5, drop_points=0.5)
 
     assert front([quick, exact, beaten]) == (quick, exact)
+
+
+def test_after_a_failure_the_best_of_those_closer_to_float_follows() -> None:
+    quick = candidate(STATIC, ratio=0.4, golden_error=0.10)
+    as_far = candidate(Recipe("static", scheme="u8u8"), ratio=0.5, golden_error=0.12)
+    closer = candidate(DYNAMIC, ratio=0.8, golden_error=0.05)
+    closest = candidate(HALF, ratio=1.0, golden_error=0.001)
+    tried = [quick, as_far, closer, closest]
+
+    first = next_to_confirm(tried, [], profile(), last=False)
+    second = next_to_confirm(tried, [quick], profile(), last=False)
+    third = next_to_confirm(tried, [quick], profile(), last=True)
+
+    assert (first, second, third) == (quick, closer, closest)
+    assert next_to_confirm(tried, tried, profile(), last=True) is None

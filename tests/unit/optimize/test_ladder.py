@@ -7,6 +7,7 @@ from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
 from quarterdeck_controller.optimize.search.ladder import (
     Facts,
     Skip,
+    after_failure,
     by_worth,
     next_move,
 )
@@ -246,3 +247,13 @@ def test_calibration_that_is_unlike_evaluation_is_told_and_spares_nothing() -> N
 
     assert not any(one.recipe.overrides for one in seen)
     assert any("unlike the evaluation samples" in skip.why for skip in skipped)
+
+
+def test_half_precision_follows_when_nothing_held_on_unseen_samples() -> None:
+    seen, _ = climb(floor_or(figures(ratio=0.5)), facts())
+
+    move = after_failure(seen, facts())
+
+    assert move is not None
+    assert [one.name for one in move.recipes] == ["fp16"]
+    assert after_failure(seen, facts(kinds=("static", "weights"))) is None

@@ -85,6 +85,35 @@ def best(candidates: Sequence[Candidate], profile: Profile) -> Candidate | None:
     return min(fitting, key=_last)
 
 
+def next_to_confirm(
+    candidates: Sequence[Candidate],
+    failed: Sequence[Candidate],
+    profile: Profile,
+    *,
+    last: bool,
+) -> Candidate | None:
+    """Return which candidate to hold against unseen samples next.
+
+    After a failure only those closer to float than what failed are left, and the last
+    look is for the closest of all.
+
+    Args:
+        candidates: All that were tried.
+        failed: Those that did not hold.
+        profile: The class.
+        last: Whether no further look will be taken.
+    """
+    limit = min((_figures(one).golden_error for one in failed), default=None)
+    left = [
+        one
+        for one in candidates
+        if fits(one, profile) and (limit is None or _figures(one).golden_error < limit)
+    ]
+    if last:
+        return min(left, key=lambda one: _figures(one).golden_error, default=None)
+    return best(left, profile)
+
+
 def nearest(candidates: Sequence[Candidate], profile: Profile) -> Candidate | None:
     """Return the one that misses the budget by least; None when none was measured."""
     measured = [one for one in candidates if one.figures is not None]

@@ -57,11 +57,12 @@ class Climb:
             if self.candidates and self.clock.monotonic() >= self.ends:
                 self._say(move.rung, f"left out, the time is spent: {move.why}", 0.0)
                 return
-            self._make(move)
+            self.make(move)
         for skip in skipped:
             self._say(skip.rung, f"ended: {skip.why}", 0.0)
 
-    def _make(self, move: Move) -> None:
+    def make(self, move: Move) -> None:
+        """Do what a move says, and write down why."""
         before = self.clock.monotonic()
         self.tell(move.rung, move.why)
         if move.sense is not None:

@@ -22,7 +22,12 @@ from quarterdeck_controller.optimize.measure.fidelity import (
 )
 from quarterdeck_controller.optimize.search import ready as at
 from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
-from quarterdeck_controller.optimize.search.choose import best, fits, misses, nearest
+from quarterdeck_controller.optimize.search.choose import (
+    fits,
+    misses,
+    nearest,
+    next_to_confirm,
+)
 from quarterdeck_controller.optimize.search.trial import Trials, Variant
 
 LOOKS = 3
@@ -64,20 +69,21 @@ def confirm(
     Raises:
         RejectedError: ``MODEL_INVALID`` when the float model does not run.
     """
-    left, failed = list(candidates), list[str]()
+    failed: list[Candidate] = []
+    broken: list[str] = []
     verdict: Verdict | None = None
     for look in range(1, LOOKS + 1):
-        chosen = best(left, trials.profile)
+        chosen = next_to_confirm(candidates, failed, trials.profile, last=look == LOOKS)
         if chosen is None:
             break
         tell("confirm", f"{chosen.recipe.name} on samples that did not choose it")
         verdict = _look(trials, chosen, look)
         if verdict.accepted:
-            return replace(verdict, broken=tuple(failed))
-        failed += verdict.broken
-        left = [one for one in left if _closer(one, chosen)]
+            return replace(verdict, broken=tuple(broken))
+        broken += verdict.broken
+        failed.append(chosen)
     if verdict is not None:
-        return replace(verdict, broken=tuple(failed))
+        return replace(verdict, broken=tuple(broken))
     miss = nearest(candidates, trials.profile)
     return None if miss is None else _look(trials, miss, 1)
 
@@ -130,12 +136,6 @@ def _on_test(
         drop_points=scored.drop_points,
         agreement=scored.agreement,
     )
-
-
-def _closer(one: Candidate, than: Candidate) -> bool:
-    if one.figures is None or than.figures is None or one.recipe == than.recipe:
-        return False
-    return one.figures.golden_error < than.figures.golden_error
 
 
 def _elsewhere(

@@ -112,6 +112,14 @@ def next_move(
     return None, tuple(skipped)
 
 
+def after_failure(seen: Sequence[Candidate], facts: Facts) -> Move | None:
+    """Return what is still worth a try when nothing held on unseen samples."""
+    if "fp16" not in facts.kinds or any(one.recipe.kind == "fp16" for one in seen):
+        return None
+    why = "nothing smaller held on samples that did not choose it: half of the size"
+    return Move("floor", why, (Recipe("fp16"),))
+
+
 def _floor(state: _State) -> Move | Skip:
     wanted = [one for kind in state.facts.kinds for one in _floor_of(kind, state)]
     missing = state.missing(wanted)
