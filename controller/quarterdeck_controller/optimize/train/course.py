@@ -16,7 +16,7 @@ from quarterdeck_controller.optimize.steps import Point
 from quarterdeck_controller.optimize.train.lesson import Learner, Lesson, Mark
 from quarterdeck_shared.clock import Clock
 
-RATES = (0.02, 0.06, 0.2)
+RATES = (0.005, 0.02, 0.06, 0.2)
 """In quantization steps that a weight moves at most in one step of training."""
 TRIAL = 40
 TRIAL_SHARE = 0.3
