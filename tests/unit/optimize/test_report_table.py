@@ -3,6 +3,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from quarterdeck_controller.optimize.data.split import APART, TOGETHER
 from quarterdeck_controller.optimize.report.table import report
 from quarterdeck_controller.optimize.report.wording import left_out, size
 from quarterdeck_controller.optimize.search.story import Said
@@ -110,6 +111,30 @@ def test_what_comes_from_a_model_cannot_command_the_terminal() -> None:
 
     assert "\x1b" not in file.getvalue()
     assert "\x07" not in file.getvalue()
+
+
+def test_samples_that_chose_and_judged_are_not_called_unseen() -> None:
+    note = f"there are 9 samples: {TOGETHER}, so the score is kinder"
+    file = StringIO()
+
+    Console(file=file, width=200).print(
+        report([(evaluation(notes=(note,)), story())]), soft_wrap=True
+    )
+
+    assert " of the same samples: " in file.getvalue()
+    assert " unseen samples: " not in file.getvalue()
+    assert f"note  {note}" in file.getvalue()
+
+
+def test_notes_that_warn_are_told_and_only_the_first_of_many() -> None:
+    notes = (f"300 samples choose the recipe and 300 {APART}", *"abcdef")
+    file = StringIO()
+
+    Console(file=file, width=80).print(report([(evaluation(notes=notes), story())]))
+
+    assert "note  a" in file.getvalue()
+    assert "note  2 more on the page" in file.getvalue()
+    assert APART not in file.getvalue()
 
 
 def test_a_class_without_any_variant_says_why() -> None:

@@ -76,8 +76,7 @@ def split(
         test=tuple(test.tolist()),
         separate=True,
         note=(
-            f"{len(selection)} samples choose the recipe and {len(test)} others report "
-            f"its accuracy{what}"
+            f"{len(selection)} samples choose the recipe and {len(test)} {APART}{what}"
         ),
     )
 
@@ -133,10 +132,7 @@ def _together(count: int, why: str) -> Split:
         selection=rows,
         test=rows,
         separate=False,
-        note=(
-            f"{why}: the same samples choose the recipe and report its accuracy, so "
-            "the score is kinder than the field will be"
-        ),
+        note=(f"{why}: {TOGETHER}, so the score is kinder than the field will be"),
     )
 
 
@@ -191,3 +187,8 @@ def _digests(stored: Stored) -> Iterator[bytes]:
             state.update(repr(array.shape).encode())
             state.update(np.ascontiguousarray(array).tobytes())
         yield state.digest()
+
+
+APART = "others report its accuracy"
+TOGETHER = "the same samples choose the recipe and report its accuracy"
+"""What the note says where samples were kept apart, and where they were not."""

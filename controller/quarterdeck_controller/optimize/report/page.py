@@ -170,7 +170,7 @@ def _parts(evaluation: Evaluation, story: Story) -> Iterator[Markup | None]:
     if story.training:
         yield _titled("Training the integers", detail.training(story.training))
     if evaluation.variant is not None and evaluation.reference.classes:
-        yield _titled("Class by class, unseen samples", detail.classes(evaluation))
+        yield _titled("Class by class, on the test samples", detail.classes(evaluation))
     if evaluation.golden_measured:
         yield _titled("The same answers elsewhere", detail.processors(evaluation))
     yield _titled("What went in", _provenance(evaluation))

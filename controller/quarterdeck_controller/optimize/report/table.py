@@ -20,6 +20,7 @@ NARROWEST_NAME = 18
 """Below this the names of recipes are not broken for the sake of another column."""
 MOST_TOLD = 3
 """Candidates of which it is told why they are out: the rest is on the page."""
+MOST_NOTES = 4
 STYLES = {
     wording.TAKEN: "bold green",
     wording.FRONT: "green",
@@ -192,6 +193,11 @@ def _told(evaluation: Evaluation, story: Story) -> Iterator[Text]:
         yield Text(f"left out  {wording.printable(told)}", "dim")
     for sentence in wording.outcome(evaluation):
         yield Text(wording.printable(sentence))
+    warnings = list(wording.warnings(evaluation))
+    for note in warnings[:MOST_NOTES]:
+        yield Text(f"note  {wording.printable(note)}", "yellow")
+    if len(warnings) > MOST_NOTES:
+        yield Text(f"note  {len(warnings) - MOST_NOTES} more on the page", "yellow")
     style = "bold green" if evaluation.decision == "accepted" else "bold red"
     text = Text(evaluation.decision, style)
     text.append(f"  {wording.printable(evaluation.reason)}", "not bold default")

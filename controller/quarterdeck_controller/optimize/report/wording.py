@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from quarterdeck_controller.optimize.data.split import APART, TOGETHER
 from quarterdeck_controller.optimize.evaluation import Evaluation, Interval, Side
 from quarterdeck_controller.optimize.search.story import Said, Story, Tried
 
@@ -123,16 +124,21 @@ def left_out(
 
 
 def outcome(evaluation: Evaluation) -> Iterator[str]:
-    """Yield what the unseen samples and the emulated processors said."""
+    """Yield what the test samples and the emulated processors said."""
     if evaluation.variant is not None:
         yield _sides(evaluation, evaluation.reference, evaluation.variant)
     yield from _processors(evaluation)
 
 
+def warnings(evaluation: Evaluation) -> Iterator[str]:
+    """Yield the notes that tell more than that samples were kept apart."""
+    yield from (note for note in evaluation.notes if APART not in note)
+
+
 def _sides(evaluation: Evaluation, reference: Side, variant: Side) -> str:
     unit = evaluation.unit
     told = (
-        f"on {evaluation.samples} unseen samples: {with_unit(variant.score, unit)} "
+        f"on {_judges(evaluation)}: {with_unit(variant.score, unit)} "
         f"({interval(variant.ci95, unit)}) against float's "
         f"{with_unit(reference.score, unit)}"
     )
@@ -144,6 +150,11 @@ def _sides(evaluation: Evaluation, reference: Side, variant: Side) -> str:
     if evaluation.agreement is not None:
         told += f", agrees on {percent(evaluation.agreement)} %"
     return told
+
+
+def _judges(evaluation: Evaluation) -> str:
+    together = any(TOGETHER in note for note in evaluation.notes)
+    return f"{evaluation.samples} {'of the same' if together else 'unseen'} samples"
 
 
 def _processors(evaluation: Evaluation) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from quarterdeck_controller.optimize import golden, steps
+from quarterdeck_controller.optimize.data.split import Split
 from quarterdeck_controller.optimize.evaluation import (
     ClassScore,
     Evaluation,
@@ -81,7 +82,7 @@ def write_evaluation(
         device_class=profile.name,
         recipe=verdict.candidate.recipe.name if verdict else None,
         decision="accepted" if verdict and verdict.accepted else "refused",
-        reason=_reason(verdict, candidates, profile),
+        reason=_reason(verdict, candidates, profile, ready.split),
         metric=ready.scored.metric,
         unit=ready.scored.unit,
         samples=len(ready.split.test),
@@ -188,7 +189,10 @@ def _allowed(ready: Ready, profile: Profile) -> Allowed:
 
 
 def _reason(
-    verdict: Verdict | None, candidates: Sequence[Candidate], profile: Profile
+    verdict: Verdict | None,
+    candidates: Sequence[Candidate],
+    profile: Profile,
+    split: Split,
 ) -> str:
     if verdict is None:
         return blame(None, candidates, profile)
@@ -204,21 +208,21 @@ def _reason(
         return blame(verdict.candidate, candidates, profile)
     count = sum(fits(one, profile) for one in candidates)
     told = praise(verdict.candidate, max(count, 1), profile)
-    return f"{told}, {_kept(verdict)}{_after(verdict)}"
+    return f"{told}, {_kept(verdict, split)}{_after(verdict)}"
 
 
-def _kept(verdict: Verdict) -> str:
+def _kept(verdict: Verdict, split: Split) -> str:
     scored, reference = verdict.scored, verdict.reference
+    where = "unseen samples" if split.separate else "the samples that chose it"
     if not scored.labelled:
-        return f"agrees with float on {100 * scored.agreement:.1f} % of unseen samples"
+        return f"agrees with float on {100 * scored.agreement:.1f} % of {where}"
     if scored.unit == "%":
         return (
             f"{scored.metric} {100 * scored.score:.1f} % against "
-            f"{100 * reference.score:.1f} % on unseen samples"
+            f"{100 * reference.score:.1f} % on {where}"
         )
     return (
-        f"{scored.metric} {scored.score:.4g} against {reference.score:.4g} on unseen "
-        "samples"
+        f"{scored.metric} {scored.score:.4g} against {reference.score:.4g} on {where}"
     )
 
 
