@@ -31,8 +31,34 @@ def test_top_1_is_the_share_of_best_scores_that_are_the_label() -> None:
 
 def test_top_k_takes_the_k_best() -> None:
     assert judged("topk:k=2", SCORES, LABELS).score == pytest.approx(5 / 6)
-    assert judged("topk:k=3", SCORES, LABELS).score == 1
     assert judged("topk:k=1", SCORES, LABELS).score == pytest.approx(3 / 6)
+
+
+@pytest.mark.parametrize("k", [3, 9])
+def test_a_k_by_which_no_answer_could_be_wrong_is_refused(k: int) -> None:
+    with pytest.raises(RejectedError, match=f"best {k} of 3 classes are never wrong"):
+        judged(f"topk:k={k}", SCORES, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (
+            LABELS[:, None],
+            r"bring the number of the class as \[samples\], labels\[:, 0\]",
+        ),
+        (
+            np.eye(3, dtype=np.int64)[LABELS],
+            r"bring its number, labels.argmax\(axis=1\)",
+        ),
+        (LABELS.astype(np.float32), r"save them with .astype\('int64'\)"),
+    ],
+)
+def test_class_numbers_in_another_shape_are_not_taken_for_something_else(
+    labels: Array, told: str
+) -> None:
+    with pytest.raises(RejectedError, match=told):
+        choose_metric(None, labels, SCORES.shape)
 
 
 def test_f1_is_the_mean_over_classes_of_precision_and_recall() -> None:

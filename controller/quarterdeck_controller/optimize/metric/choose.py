@@ -84,8 +84,15 @@ def fitting(labels: Array | None, shape: Sequence[int | None] | None) -> str:
         if rank == 1 or classes == 1:
             return "top1" if bool(np.isin(labels, (0, 1)).all()) else "rmse"
     elif labels.dtype.kind in "iub":
+        _check_places(labels, shape)
         return _fitting_places(labels, shape)
     elif labels.dtype.kind == "f":
+        if labels.ndim == 1 and classes is not None and classes > 1:
+            raise misfit(
+                f"labels are {labels.dtype}, one a sample, for scores of shape "
+                f"{_show(shape or ())}: if they number the classes, save them with "
+                ".astype('int64')"
+            )
         return "rmse"
     told = "that differ by sample" if shape is None else f"of shape {_show(shape)}"
     raise misfit(
@@ -121,6 +128,20 @@ def parse_metric(given: str) -> Metric:
         return make(about, values)
     except ValueError as error:
         raise misfit(f"the metric {given}: {error}") from error
+
+
+def _check_places(labels: Array, shape: Sequence[int | None] | None) -> None:
+    """Refuse class numbers in the shapes that would pass for sequences."""
+    if shape is None or len(shape) != len(("n", "classes")):
+        return
+    told = f"labels have shape {list(labels.shape)} with scores {_show(shape)}: "
+    if labels.shape[1:] == (1,):
+        raise misfit(f"{told}bring the number of the class as [samples], labels[:, 0]")
+    if labels.shape[1:] == tuple(shape[1:]) and bool(np.isin(labels, (0, 1)).all()):
+        raise misfit(
+            f"{told}where one class is marked bring its number, labels.argmax(axis=1); "
+            "for anything else name the metric"
+        )
 
 
 def _fitting_places(labels: Array, shape: Sequence[int | None] | None) -> str:

@@ -133,6 +133,7 @@ def ranked_classes(output: Output, labels: Array, k: int, threshold: float) -> A
             "the labels out to judge by agreement with float"
         )
     _check_range(labels, output.shape[1])
+    _check_k(k, output.shape[1])
     if k == 1:
         return np.asarray(output.argmax(axis=1))[:, None]
     return np.argsort(-output, axis=1, kind="stable")[:, :k]
@@ -166,10 +167,11 @@ def _right_places(scores: Array, labels: Array, k: int) -> tuple[Array, Array]:
             f"{list(scores.shape)}: bring one for each place"
         )
     _check_range(labels[labels >= 0], last.shape[-1])
+    _check_k(k, last.shape[-1])
     if k == 1:
         hit = last.argmax(axis=-1) == labels
     else:
-        best = np.argpartition(-last, min(k, last.shape[-1]) - 1, axis=-1)[..., :k]
+        best = np.argpartition(-last, k - 1, axis=-1)[..., :k]
         hit = (best == labels[..., None]).any(axis=-1)
     counted = labels >= 0
     right = (hit & counted & np.isfinite(last).all(axis=-1)).reshape(len(labels), -1)
@@ -185,6 +187,12 @@ def _check_range(labels: Array, classes: int) -> None:
             f"labels run from {low} to {high}, the model has {classes} classes (0 to "
             f"{classes - 1})"
         )
+
+
+def _check_k(k: int, classes: int) -> None:
+    """Refuse a ``k`` by which every answer of any model would be right."""
+    if 1 < k >= classes:
+        raise misfit(f"the best {k} of {classes} classes are never wrong: lower k")
 
 
 def _given_as_class(output: Output) -> bool:
