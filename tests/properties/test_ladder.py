@@ -60,10 +60,16 @@ def test_every_climb_ends_tries_nothing_twice_and_stays_within_the_class(
                 Sensitivity(name=n.name, operator=n.operator, sqnr_db=1, bytes=n.bytes)
                 for n in nodes
             ]
-            facts = replace(facts, sensed=tuple(worst))
+            found = tuple(worst)
+            static = move.sense.kind == "static"
+            facts = (
+                replace(facts, sensed=found)
+                if static
+                else replace(facts, floor_sensed=found)
+            )
         for recipe in move.recipes:
-            found = answer(recipe, world)
-            seen.append(Candidate(recipe, move.rung, move.why, found, None))
+            told = answer(recipe, world)
+            seen.append(Candidate(recipe, move.rung, move.why, told, None))
 
     assert move is None, "the climb does not end"
     assert all(skip.why for skip in skipped)

@@ -37,8 +37,10 @@ def climb(
         move, skipped = next_move(seen, facts, who or profile())
         if move is None:
             return seen, skipped
-        if move.sense is not None:
+        if move.sense is not None and move.sense.kind == "static":
             facts = replace(facts, sensed=sensed)
+        elif move.sense is not None:
+            facts = replace(facts, floor_sensed=sensed)
         for recipe in move.recipes:
             assert recipe not in {one.recipe for one in seen}, "tried twice"
             found = oracle(recipe)
@@ -257,3 +259,44 @@ def test_half_precision_follows_when_nothing_held_on_unseen_samples() -> None:
     assert move is not None
     assert [one.name for one in move.recipes] == ["fp16"]
     assert after_failure(seen, facts(kinds=("static", "weights"))) is None
+
+
+def test_weights_that_eight_bits_tell_badly_are_kept_in_half_precision() -> None:
+    nodes = (
+        Node(name="body", operator="Conv", bytes=96_000),
+        Node(name="head", operator="Gemm", bytes=4000),
+    )
+    sensed = (
+        Sensitivity(name="head", operator="Gemm", sqnr_db=8.0, bytes=4000),
+        Sensitivity(name="body", operator="Conv", sqnr_db=40.0, bytes=96_000),
+    )
+
+    def oracle(recipe: Recipe) -> Figures | None:
+        if recipe.kind == "static":
+            return figures(ratio=1.4)
+        lost = 0.0 if dict(recipe.overrides) == {"head": "half"} else 7.0
+        return figures(ratio=1.0, size=0.27, drop_points=lost)
+
+    seen, _ = climb(oracle, facts(nodes, ("static", "weights")), sensed=sensed)
+
+    assert dict(seen[-1].recipe.overrides) == {"head": "half"}
+    assert "7.0 points below" in seen[-1].why
+
+
+def test_small_operators_are_spared_exactly_and_large_ones_at_eight_bits() -> None:
+    nodes = (
+        *(Node(name=f"c{n}", operator="Conv", bytes=90_000) for n in range(15)),
+        Node(name="c15", operator="Conv", bytes=40),
+    )
+    sensed = (
+        Sensitivity(name="c15", operator="Conv", sqnr_db=1.0, bytes=40),
+        Sensitivity(name="c0", operator="Conv", sqnr_db=2.0, bytes=90_000),
+        *SENSED[1:15],
+    )
+
+    seen, _ = climb(
+        floor_or(figures(ratio=0.5, drop_points=9.0)), facts(nodes), sensed=sensed
+    )
+
+    two = next(one for one in seen if len(one.recipe.overrides) == 2)
+    assert dict(two.recipe.overrides) == {"c15": "half", "c0": "weights"}

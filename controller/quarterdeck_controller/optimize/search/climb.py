@@ -93,7 +93,10 @@ class Climb:
         except RejectedError as error:
             self._say(move.rung, f"could not be found: {error.detail}", 0.0)
             found = ()
-        self.facts = replace(self.facts, sensed=found)
+        if move.sense.kind == "static":
+            self.facts = replace(self.facts, sensed=found)
+        else:
+            self.facts = replace(self.facts, floor_sensed=found)
 
     def _say(self, rung: str, sentence: str, seconds: float) -> None:
         self.said.append(

@@ -34,6 +34,12 @@ MOST_MIXED = 8
 """Mixtures tried at most."""
 TUNING_PAYS = 0.7
 """Of the loss that tuning must have left at most to be worth repeating."""
+HALF: Treatment = "half"
+HALVED = (0.05, 0.2)
+"""Shares of all weights that are kept in half precision, where eight bits lose."""
+SPARED_HALF = 0.04
+"""Of all weights, the share that spared operators may keep in half precision: exact
+for a hundredth of the size."""
 EXACT_DB = 60.0
 """An operator that is quantized to this much signal over noise costs nothing."""
 FIRST_SPARED = 16
@@ -50,12 +56,14 @@ class Facts:
         kinds: What may be tried: the profile's, or fewer when the operator said so.
         qat: Whether training was asked for.
         sensed: The operators in the order of ``by_worth``, once they were looked at.
+        floor_sensed: The same when their weights alone are quantized.
     """
 
     nodes: tuple[Node, ...]
     kinds: tuple[Kind, ...]
     qat: bool = False
     sensed: tuple[Sensitivity, ...] | None = None
+    floor_sensed: tuple[Sensitivity, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +149,42 @@ def _floor_of(kind: Kind, state: _State) -> list[Recipe]:
         return [Recipe("dynamic", scheme="u8s8", per_channel=hints.per_channel)]
     first = kind == "fp16" and ("weights" not in state.facts.kinds or not size)
     return [Recipe("fp16")] if first else []
+
+
+def _floor_mixed(state: _State) -> Move | Skip:
+    """Keep in half precision the weights that eight bits tell worst for their size."""
+    whole = [
+        one
+        for one in state.measured("weights")
+        if not one.recipe.overrides and _mendable(one, state.profile)
+    ]
+    if not whole or best(state.seen, state.profile) or not state.profile.support.mixed:
+        return Skip("floor", "weights of eight bits need no help, or none helps")
+    base, why = whole[0].recipe, f"nothing fits; {_lost(whole[0], state.profile)}"
+    if state.facts.floor_sensed is None:
+        return Move("floor", f"{why}; find the weights that cost most", sense=base)
+    nodes = state.facts.floor_sensed
+    total = sum(node.bytes for node in nodes)
+    recipes = [
+        replace(base, overrides=_halves(nodes, share * total)) for share in HALVED
+    ]
+    missing = state.missing([one for one in recipes if one.overrides])
+    if missing:
+        told = f"{why}; the worst for their size are kept in half precision"
+        return Move("floor", told, missing)
+    return Skip("floor", "the worst weights were kept in half precision")
+
+
+def _halves(nodes: Sequence[Sensitivity], most_bytes: float) -> Overrides:
+    def worth(node: Sensitivity) -> float:
+        return float(10 ** (-node.sqnr_db / 10)) / max(node.bytes, 1)
+
+    taken, left = [], most_bytes
+    for node in sorted(nodes, key=worth, reverse=True):
+        if node.bytes <= left:
+            taken.append((node.name, HALF))
+            left -= node.bytes
+    return tuple(sorted(taken))
 
 
 def _half(state: _State) -> Move | Skip:
@@ -306,6 +350,7 @@ RUNGS: tuple[Callable[[_State], Move | Skip], ...] = (
     _sensitivity,
     _mixed,
     _others,
+    _floor_mixed,
     _half,
     _train,
 )
@@ -484,13 +529,18 @@ def _next_counts(state: _State, base: Recipe, total: int) -> tuple[int, ...]:
 
 
 def _mixture(state: _State, worst: Sequence[Sensitivity]) -> Overrides:
-    treatment = _spared(state)
-    return tuple(
-        sorted(
-            (one.name, treatment if one.operator in LINEAR else "weights")
-            for one in worst
-        )
-    )
+    linear = _spared(state)
+    left = SPARED_HALF * sum(node.bytes for node in state.facts.nodes)
+    found: list[tuple[str, Treatment]] = []
+    for node in worst:
+        if node.operator in LINEAR and linear == "dynamic":
+            found.append((node.name, linear))
+        elif node.bytes <= left:
+            found.append((node.name, HALF))
+            left -= node.bytes
+        else:
+            found.append((node.name, "weights"))
+    return tuple(sorted(found))
 
 
 def _spared(state: _State) -> Treatment:
