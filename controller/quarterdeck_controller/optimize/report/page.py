@@ -44,11 +44,12 @@ def _header(results: Sequence[Result], name: str) -> Iterator[Markup]:
         yield element("p", "No class was optimized.")
         return
     first = results[0][0]
+    took = "also chose" if wording.chose_too(first) else "took no part in choosing"
     accepted = sum(one.decision == "accepted" for one, _ in results)
     yield element(
         "p",
         f"{accepted} of {len(results)} device classes got a variant; judged by "
-        f"{first.metric} on {first.samples} samples that took no part in choosing.",
+        f"{first.metric} on {first.samples} samples that {took}.",
     )
     yield element(
         "p",
@@ -337,10 +338,11 @@ def _provenance(evaluation: Evaluation) -> Markup:
         element("tr", cell(what), element("td", element("code", told)))
         for what, told in _went_in(evaluation)
     ]
-    notes = [element("li", note) for note in evaluation.notes[:MOST_NOTES]]
+    notes = tuple(dict.fromkeys(evaluation.notes))
+    told = [element("li", note) for note in notes[:MOST_NOTES]]
     return together((
         table(("", ""), rows, class_="narrow"),
-        element("ul", *notes, class_="note"),
+        element("ul", *told, class_="note"),
         _overrides(evaluation),
     ))  # fmt: skip
 

@@ -130,9 +130,15 @@ def outcome(evaluation: Evaluation) -> Iterator[str]:
     yield from _processors(evaluation)
 
 
+def chose_too(evaluation: Evaluation) -> bool:
+    """Return whether the samples that judge have also chosen the recipe."""
+    return any(TOGETHER in note for note in evaluation.notes)
+
+
 def warnings(evaluation: Evaluation) -> Iterator[str]:
     """Yield the notes that tell more than that samples were kept apart."""
-    yield from (note for note in evaluation.notes if APART not in note)
+    notes = dict.fromkeys(evaluation.notes)
+    yield from (note for note in notes if APART not in note)
 
 
 def _sides(evaluation: Evaluation, reference: Side, variant: Side) -> str:
@@ -153,8 +159,8 @@ def _sides(evaluation: Evaluation, reference: Side, variant: Side) -> str:
 
 
 def _judges(evaluation: Evaluation) -> str:
-    together = any(TOGETHER in note for note in evaluation.notes)
-    return f"{evaluation.samples} {'of the same' if together else 'unseen'} samples"
+    seen = "of the same" if chose_too(evaluation) else "unseen"
+    return f"{evaluation.samples} {seen} samples"
 
 
 def _processors(evaluation: Evaluation) -> Iterator[str]:
