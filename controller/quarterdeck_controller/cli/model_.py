@@ -171,7 +171,7 @@ def inspect(
     for note in source.notes:
         out.print(f"  {note}", style="yellow", markup=False)
     for name, notes in hard.items():
-        for note in notes:
+        for note in notes or ("nothing here is known to be hard",):
             out.print(f"  {name}: {note}", style="yellow", markup=False)
 
 
@@ -264,7 +264,7 @@ def _kind(word: str) -> Kind:
         if kind == word:
             return kind
     raise RejectedError(
-        Code.PROFILE_INVALID,
+        Code.NOT_ALLOWED,
         f"there is no recipe {word!r}; there are {', '.join(KINDS)}",
     )
 

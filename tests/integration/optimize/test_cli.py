@@ -176,7 +176,7 @@ def test_a_refused_class_exits_3_and_says_by_how_much(
     ("words", "code", "told"),
     [
         (("--class", "toaster"), "profile_invalid", "no device class 'toaster'"),
-        (("--recipe", "magic"), "profile_invalid", "there is no recipe 'magic'"),
+        (("--recipe", "magic"), "not_allowed", "there is no recipe 'magic'"),
         (("--labels", "a,b"), "data_invalid", "2 labels are named, the model has 4"),
         (("--calibration", "none.npz"), "data_invalid", "none.npz could not be read"),
         (("--evaluation", "waves.onnx"), "data_invalid", "waves.onnx is no .npz file"),

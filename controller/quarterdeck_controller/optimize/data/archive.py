@@ -233,6 +233,8 @@ def _read_headers(path: Path) -> dict[str, Member]:
         if start.startswith(_NPY):
             return {"samples": _declared("", file, path.stat().st_size)}
         if not start.startswith(_ZIP):
+            if path.suffix == ".py":
+                raise invalid(f"{path} is Python: name a function of it, {path}:NAME")
             raise invalid(
                 f"{path} is no .npz file, such as numpy.savez writes, one array "
                 "per model input"
