@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from quarterdeck_controller.optimize.profile import load_profile, profile_names
 from quarterdeck_controller.optimize.recipe import Recipe
 from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
-from quarterdeck_controller.optimize.search.ladder import Facts, next_move
+from quarterdeck_controller.optimize.search.ladder import next_move
+from quarterdeck_controller.optimize.search.state import Facts
 from quarterdeck_controller.optimize.steps import Node, Sensitivity
 from tests.support.candidates import figures
 

@@ -36,9 +36,10 @@ from quarterdeck_controller.optimize.search import record, vectors
 from quarterdeck_controller.optimize.search.cache import LIBRARIES, Cache
 from quarterdeck_controller.optimize.search.climb import Climb
 from quarterdeck_controller.optimize.search.confirm import Verdict, confirm
-from quarterdeck_controller.optimize.search.ladder import Facts, after_failure
+from quarterdeck_controller.optimize.search.floor import after_failure
 from quarterdeck_controller.optimize.search.ready import Ready, Task, get_ready
 from quarterdeck_controller.optimize.search.record import Context, Floats
+from quarterdeck_controller.optimize.search.state import Facts
 from quarterdeck_controller.optimize.search.story import Histogram, Story
 from quarterdeck_controller.optimize.search.trial import Trials
 from quarterdeck_controller.optimize.search.workbench import Workbench

@@ -4,13 +4,10 @@ from dataclasses import replace
 from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.recipe import KINDS, Recipe
 from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
-from quarterdeck_controller.optimize.search.ladder import (
-    Facts,
-    Skip,
-    after_failure,
-    by_worth,
-    next_move,
-)
+from quarterdeck_controller.optimize.search.floor import after_failure
+from quarterdeck_controller.optimize.search.ladder import next_move
+from quarterdeck_controller.optimize.search.mixing import by_worth
+from quarterdeck_controller.optimize.search.state import Facts, Skip
 from quarterdeck_controller.optimize.steps import Node, Sensitivity
 from tests.support.candidates import figures, profile
 

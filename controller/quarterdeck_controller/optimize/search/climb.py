@@ -7,13 +7,9 @@ from dataclasses import dataclass, field, replace
 from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.search.candidate import Candidate
 from quarterdeck_controller.optimize.search.choose import best
-from quarterdeck_controller.optimize.search.ladder import (
-    Facts,
-    Move,
-    Skip,
-    by_worth,
-    next_move,
-)
+from quarterdeck_controller.optimize.search.ladder import next_move
+from quarterdeck_controller.optimize.search.mixing import by_worth
+from quarterdeck_controller.optimize.search.state import Facts, Move, Skip
 from quarterdeck_controller.optimize.search.story import Said
 from quarterdeck_controller.optimize.search.trial import Trials
 from quarterdeck_shared.clock import Clock
