@@ -78,9 +78,7 @@ def test_a_rung_that_the_time_did_not_allow_is_left_out_though_it_was_climbed() 
         Said(rung="static", sentence="left out, the time is spent: more", seconds=0),
     )
 
-    assert left_out(story(said=said)) == (
-        (("static",), "left out, the time is spent: more"),
-    )
+    assert left_out(story(said=said)) == ((("static",), "the time is spent: more"),)
 
 
 def test_a_rung_that_ended_by_itself_is_told_where_there_is_room() -> None:

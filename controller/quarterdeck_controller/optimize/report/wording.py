@@ -117,7 +117,7 @@ def left_out(
         ended = said.sentence.startswith(ENDED)
         if ended and said.rung in climbed and not climbed_too:
             continue
-        rungs = reasons.setdefault(said.sentence.removeprefix(ENDED), [])
+        rungs = reasons.setdefault(_reason(said), [])
         if said.rung not in rungs:
             rungs.append(said.rung)
     return tuple((tuple(rungs), reason) for reason, rungs in reasons.items())
@@ -128,6 +128,10 @@ def outcome(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.variant is not None:
         yield _sides(evaluation, evaluation.reference, evaluation.variant)
     yield from _processors(evaluation)
+
+
+def _reason(said: Said) -> str:
+    return said.sentence.removeprefix(ENDED).removeprefix("left out, ")
 
 
 def chose_too(evaluation: Evaluation) -> bool:
