@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from errno import ENOSPC
 from pathlib import Path
 from signal import Signals
 from typing import TypeVar
 
 from quarterdeck_controller.optimize.steps import Record, StepName
 from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import RejectedError
 
 MAX_TOLD = 300
@@ -64,16 +66,24 @@ class Sandbox:
             seconds: Its time, where the bounds' own does not fit.
 
         Raises:
-            RejectedError: What the step refused, or ``MODEL_INVALID`` when the child
-                failed, crashed, hung or outgrew its limits.
+            RejectedError: What the step refused, ``MODEL_INVALID`` when the child
+                failed, crashed, hung or outgrew its limits, or ``DISK_FULL`` or
+                ``DISK_FAILED`` when what it needs could not be written.
         """
         limit = seconds or self.bounds.seconds
-        folder = self._make_folder(step)
-        (folder / "request.json").write_text(request.model_dump_json(), "utf-8")
-        with (folder / "stderr").open("wb") as stderr:
-            code = self._wait(step, folder, stderr.fileno(), limit)
+        try:
+            folder = self._make_folder(step)
+            (folder / "request.json").write_text(request.model_dump_json(), "utf-8")
+            with (folder / "stderr").open("wb") as stderr:
+                code = self._wait(step, folder, stderr.fileno(), limit)
+        except OSError as error:
+            told = f"{self.folder} could not be written: {error.strerror}"
+            raise RejectedError(disk_code(error), told) from error
         if code != 0:
-            raise _failed(step, _how_it_ended(code, _read_tail(folder / "stderr")))
+            how = _how_it_ended(code, _read_tail(folder / "stderr"))
+            if f"[Errno {ENOSPC}]" in how:
+                raise RejectedError(Code.DISK_FULL, f"no room to {step}: {how}")
+            raise _failed(step, how)
         return _read_answer(folder, answer)
 
     def close(self) -> None:

@@ -400,3 +400,14 @@ def test_a_child_that_crashes_is_told_by_its_signal(
         Sandbox(tmp_path / "steps").run(
             "inspect", steps.InspectRequest(model=Path("m.onnx")), steps.Source
         )
+
+
+def test_a_sandbox_that_cannot_be_written_is_a_refusal(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    sandbox = Sandbox(tmp_path / "file" / "sandbox")
+    request = steps.InspectRequest(model=tmp_path / "net.onnx")
+
+    with pytest.raises(RejectedError, match="could not be written") as refused:
+        sandbox.run("inspect", request, steps.Source)
+
+    assert refused.value.code is Code.DISK_FAILED

@@ -203,7 +203,7 @@ def _check_room(
             f"{source.origin} declares {source.size} bytes of samples; at most "
             f"{most_bytes} are read"
         )
-    free = shutil.disk_usage(folder).free - SPARE_BYTES
+    free = max(shutil.disk_usage(folder).free - SPARE_BYTES, 0)
     if size > free:
         raise invalid(
             f"{source.origin}: its {size} bytes of samples do not fit the {free} bytes "
