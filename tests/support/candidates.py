@@ -34,6 +34,7 @@ def figures(*, ratio: float = 0.5, size: float = 0.3, **changes: object) -> Figu
         "reference_peak_memory_mb": 80.0,
         "load_ms": 20.0,
         "golden_agreement": 1.0,
+        "golden_clear": 100,
         "golden_error": 0.02,
         "kernels": Kernels(integer=9, heavy_float=0, conversions=2, conversion_share=0),
         "treated": (),

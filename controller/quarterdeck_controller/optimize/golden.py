@@ -37,6 +37,10 @@ AGREEMENT_SLACK = 0.05
 """How much less than the class's agreement a device may show: of 32 vectors, one or
 two that fall to the other side on another instruction set."""
 
+SEVERAL = 8
+"""From so many clear vectors on, one may fall to the other side: five in a hundred of
+fifteen is none, and one is what a hair decides."""
+
 TINY = 1e-38
 
 MARGIN = 0.1
@@ -115,6 +119,13 @@ def scale_of(scores: Array) -> Scale:
     return Scale(_rms(flat), _rms(np.abs(flat).max(axis=1)))
 
 
+def least_agreement(clear: int, policy: GoldenPolicy) -> float:
+    """Return the share of ``clear`` vectors that must keep the top class here."""
+    if clear < SEVERAL:
+        return policy.min_agreement
+    return min(policy.min_agreement, 1 - 1 / clear)
+
+
 def device_scale(expected: Array, golden: Golden) -> Scale:
     """Return the scale by which a device tells its error, which knows no others."""
     return Scale(_rms(expected), golden.margin / MARGIN)
@@ -137,9 +148,12 @@ def thresholds(
     error = policy.max_error if limit is None else min(policy.max_error, limit)
     # a device knows the vectors alone, and tells its error as a share of theirs
     own = error * scale.rms / max(_rms(expected), TINY)
+    clear = int((margins(expected) >= MARGIN * scale.peak).sum())
+    slack = max(AGREEMENT_SLACK, 1 / clear) if clear >= SEVERAL else AGREEMENT_SLACK
+    least = least_agreement(clear, policy) - slack
     return Golden(
         count=len(expected),
-        min_agreement=max(0.0, round(policy.min_agreement - AGREEMENT_SLACK, 6)),
+        min_agreement=max(0.0, round(least, 6)),
         margin=MARGIN * scale.peak,
         max_error=max(own, TINY),
     )

@@ -139,3 +139,13 @@ def test_after_a_failure_the_best_of_those_closer_to_float_follows() -> None:
 
     assert (first, second, third) == (quick, closer, closest)
     assert next_to_confirm(tried, tried, profile(), last=True) is None
+
+
+def test_of_several_clear_vectors_one_may_fall_to_the_other_side() -> None:
+    one_of_fifteen = candidate(STATIC, golden_agreement=14 / 15, golden_clear=15)
+    two_of_fifteen = candidate(STATIC, golden_agreement=13 / 15, golden_clear=15)
+    one_of_four = candidate(STATIC, golden_agreement=3 / 4, golden_clear=4)
+
+    assert fits(one_of_fifteen, profile())
+    assert not fits(two_of_fifteen, profile())
+    assert not fits(one_of_four, profile())

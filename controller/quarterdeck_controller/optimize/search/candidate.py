@@ -20,6 +20,7 @@ class Figures:
         latency_known: Where that is known from.
         golden_agreement: Share of golden vectors with a clear margin that keep the
             top class.
+        golden_clear: How many have a clear margin.
         golden_error: Error on the golden vectors, as a share of the scores.
         treated: How many operators got which treatment.
     """
@@ -42,6 +43,7 @@ class Figures:
     reference_peak_memory_mb: float
     load_ms: float
     golden_agreement: float
+    golden_clear: int
     golden_error: float
     kernels: Kernels
     treated: tuple[tuple[str, int], ...]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from quarterdeck_controller.optimize.golden import least_agreement
 from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
 
@@ -61,7 +62,7 @@ def misses(figures: Figures, profile: Profile) -> tuple[Miss, ...]:
             "golden",
             "agreement on the golden vectors",
             figures.golden_agreement,
-            profile.golden.min_agreement,
+            least_agreement(figures.golden_clear, profile.golden),
         ),
     )
     return tuple(miss for miss in found if miss is not None)

@@ -278,6 +278,7 @@ class Trials:
             reference_peak_memory_mb=reference.peak_memory_mb,
             load_ms=measured.load_ms,
             golden_agreement=compared.agreement,
+            golden_clear=compared.clear,
             golden_error=compared.error,
             kernels=kernels_of(audit),
             treated=variant.treated,
