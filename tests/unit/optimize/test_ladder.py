@@ -232,6 +232,8 @@ def test_run_time_ranges_are_left_out_where_products_are_few() -> None:
     seen, _ = climb(floor_or(figures()), facts(few))
 
     assert not any(one.recipe.kind == "dynamic" for one in seen)
+    asked, _ = climb(floor_or(figures()), facts(few, kinds=("dynamic",)))
+    assert names(asked) == ["dynamic-s8"]
 
 
 def test_calibration_that_is_unlike_evaluation_is_told_and_spares_nothing() -> None:

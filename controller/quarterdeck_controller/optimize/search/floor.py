@@ -53,7 +53,8 @@ def _floor_of(kind: Kind, state: State) -> list[Recipe]:
         return [Recipe("weights", scheme="u8s8", per_channel=hints.per_channel)]
     if kind == "weights4" and linear:
         return [Recipe("weights4", scheme="u8s8")]
-    if kind == "dynamic" and linear >= LINEAR_SHARE * size > 0:
+    alone = state.facts.kinds == ("dynamic",)
+    if kind == "dynamic" and linear and (alone or linear >= LINEAR_SHARE * size):
         return [Recipe("dynamic", scheme="u8s8", per_channel=hints.per_channel)]
     first = kind == "fp16" and ("weights" not in state.facts.kinds or not size)
     return [Recipe("fp16")] if first else []
