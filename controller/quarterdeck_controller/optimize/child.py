@@ -4,6 +4,7 @@ Run as ``python -m quarterdeck_controller.optimize.child STEP FOLDER MIB SECONDS
 """
 
 import importlib
+import logging
 import resource
 import signal
 import sys
@@ -41,6 +42,7 @@ Modules load late, so that what is measured does not carry what builds."""
 def main(step: str, folder: Path, memory_mb: int, seconds: int) -> None:
     """Carry out one step; a refusal is an answer too."""
     _take_limits(memory_mb, seconds)
+    logging.getLogger().setLevel(logging.ERROR)  # libraries warn of what we handle
     name, request = STEPS[step]
     module = importlib.import_module(f"quarterdeck_controller.optimize.{name}")
     carry_out: Callable[[Any], steps.Record] = getattr(module, step)

@@ -4,7 +4,6 @@ Runs in a child. Each step is kept only when the result loads and its outputs ar
 to the original's; otherwise the model from before the step goes on, with a note.
 """
 
-import logging
 from functools import partial
 
 import numpy as np
@@ -53,7 +52,6 @@ def prepare(
         RejectedError: ``MODEL_INVALID`` when the float model itself does not run, gives
             NaN, or answers differently every time.
     """
-    logging.getLogger().setLevel(logging.ERROR)
     samples = Stored.open(request.samples)
     work, is_apart = _open(request, samples, apart_bytes)
     _simplify(work)
