@@ -1,6 +1,6 @@
 """Make a half or double precision graph compute in float32, which kernels are for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableSequence
 
 import numpy as np
 from onnx import (
@@ -106,7 +106,7 @@ def _cast_output(graph: GraphProto, value: ValueInfoProto) -> NodeProto:
     return helper.make_node("Cast", [name], [value.name], to=kind)
 
 
-def _redirect(names: Sequence[str], old: str, new: str) -> None:
+def _redirect(names: MutableSequence[str], old: str, new: str) -> None:
     for at, name in enumerate(names):
         if name == old:
-            names[at] = new  # type: ignore[index]
+            names[at] = new

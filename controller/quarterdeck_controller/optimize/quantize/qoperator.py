@@ -127,7 +127,7 @@ def _conv(
 ) -> NodeProto | None:
     if made is None:
         return None
-    bias = [inputs[2].name] if len(inputs) > 2 else []  # noqa: PLR2004
+    bias = [one.name for one in inputs[2:]]
     return _like(
         node,
         "QLinearConv",

@@ -22,6 +22,9 @@ FAR = 2.0
 """Levels between a float weight and its integer past which it was made in another way
 than by rounding."""
 
+MATRIX = 2
+"""Dimensions that weights of a product have at least."""
+
 
 @dataclass(frozen=True, slots=True)
 class Integers:
@@ -153,7 +156,7 @@ def find_layers(
             continue
         weights = _integers(view, makers.get(node.input[1]))
         values = before.weights(operand(old, 1))
-        if weights is None or values is None or values.ndim < 2:  # noqa: PLR2004
+        if weights is None or values is None or values.ndim < MATRIX:
             continue
         factor = next((a.f for a in old.attribute if a.name == "alpha"), 1.0)
         after = readers.get(node.output[0], [])

@@ -3,7 +3,7 @@
 inspect -> load -> prepare -> split -> float reference -> golden vectors chosen
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,21 +162,13 @@ def get_ready(
     source = inspect(bench.sandbox, task.model)
     bench.cache.know(model, source.sha256)
     say("lint", f"{source.parameters:,} parameters, opset {source.opset}")
-    calibration, evaluation = (
-        load(bench.sandbox, given, source.inputs, folder / name)
-        for given, name in (
-            (task.calibration, "calibration"),
-            (task.evaluation, "evaluation"),
-        )
+    calibration = load(
+        bench.sandbox, task.calibration, source.inputs, folder / "calibration"
     )
-    prepared = bench.make(
-        "prepare",
-        lambda out: steps.PrepareRequest(
-            model=model, out=out, samples=evaluation.folder
-        ),
-        steps.Prepared,
-        out="prepared.onnx",
+    evaluation = load(
+        bench.sandbox, task.evaluation, source.inputs, folder / "evaluation"
     )
+    prepared = _prepare(bench, model, evaluation)
     batch = prepared.answer.batch
     say("prepare", _told(prepared.answer))
     parts = _split(bench, model, evaluation, task)
@@ -194,19 +186,6 @@ def get_ready(
         batch=batch,
     ).answer
     say("float", f"{scored.metric} {scored.score:.4f} on {scored.samples} samples")
-    labels = evaluation.read(LABELS, there=evaluation.loaded.labels)
-    vectors = {
-        count: choose_vectors(
-            Stored.open(evaluation.folder),
-            scores,
-            source.score_output,
-            labels=labels,
-            rows=parts.selection,
-            count=count,
-            seed=task.seed,
-        )
-        for count in {profile.golden.count for profile in profiles}
-    }
     return Ready(
         task=task,
         model=model,
@@ -219,7 +198,9 @@ def get_ready(
         split=parts,
         outputs=outputs,
         scored=scored,
-        vectors=vectors,
+        vectors=_vectors(
+            evaluation, scores, source, parts, seed=task.seed, profiles=profiles
+        ),
         notes=(
             *source.notes,
             *prepared.answer.notes,
@@ -230,6 +211,43 @@ def get_ready(
             *scored.notes,
         ),
     )
+
+
+def _prepare(
+    bench: Workbench, model: Path, evaluation: Samples
+) -> Made[steps.Prepared]:
+    return bench.make(
+        "prepare",
+        lambda out: steps.PrepareRequest(
+            model=model, out=out, samples=evaluation.folder
+        ),
+        steps.Prepared,
+        out="prepared.onnx",
+    )
+
+
+def _vectors(
+    evaluation: Samples,
+    scores: Stored,
+    source: steps.Source,
+    parts: Split,
+    *,
+    seed: int,
+    profiles: Sequence[Profile],
+) -> dict[int, Vectors]:
+    labels = evaluation.read(LABELS, there=evaluation.loaded.labels)
+    return {
+        count: choose_vectors(
+            Stored.open(evaluation.folder),
+            scores,
+            source.score_output,
+            labels=labels,
+            rows=parts.selection,
+            count=count,
+            seed=seed,
+        )
+        for count in {profile.golden.count for profile in profiles}
+    }
 
 
 def run(

@@ -5,6 +5,7 @@ interpreter of an environment that has it.
 """
 
 import importlib
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,8 @@ def main(model: Path, calibration: Path, out: Path) -> None:
         ready = Path(folder) / "prepared.onnx"
         prepared(model, ready)
         reader = Reader(feeds(ready, calibration))
+        out = out.absolute()
+        os.chdir(folder)  # it leaves a table of what it did where it stands
         quark.ModelQuantizer(config).quantize_model(str(ready), str(out), reader)
 
 
