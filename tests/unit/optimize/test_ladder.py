@@ -6,7 +6,6 @@ from quarterdeck_controller.optimize.recipe import KINDS, Recipe
 from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
 from quarterdeck_controller.optimize.search.floor import after_failure
 from quarterdeck_controller.optimize.search.ladder import next_move
-from quarterdeck_controller.optimize.search.mixing import by_worth
 from quarterdeck_controller.optimize.search.state import Facts, Skip
 from quarterdeck_controller.optimize.steps import Node, Sensitivity
 from tests.support.candidates import figures, profile
@@ -201,14 +200,6 @@ def test_a_rung_says_why_it_is_climbed() -> None:
     why = next(one.why for one in seen if one.rung == "mixed")
     assert "would beat weights-s8" in why
     assert "9.0 points below" in why
-
-
-def test_a_small_noisy_operator_is_spared_before_a_large_one() -> None:
-    large = Sensitivity(name="a", operator="Conv", sqnr_db=10, bytes=1, share=0.6)
-    small = Sensitivity(name="b", operator="Conv", sqnr_db=12, bytes=1, share=0.01)
-    calm = Sensitivity(name="c", operator="Conv", sqnr_db=40, bytes=1, share=0.01)
-
-    assert [one.name for one in by_worth([large, small, calm])] == ["b", "a", "c"]
 
 
 def test_half_precision_is_for_when_nothing_else_fits() -> None:

@@ -22,7 +22,6 @@ from quarterdeck_controller.optimize.repair.gates import (
 )
 from quarterdeck_controller.optimize.repair.graph import Array
 from quarterdeck_controller.optimize.repair.observe import open_graph, spaced
-from quarterdeck_controller.optimize.repair.share import work_shares
 from quarterdeck_controller.optimize.session import infer
 from quarterdeck_controller.optimize.steps import Sensed, SenseRequest, Sensitivity
 from quarterdeck_shared.clock import Clock, SystemClock
@@ -54,14 +53,11 @@ def sense(request: SenseRequest, clock: Clock | None = None) -> Sensed:
     stored = Stored.open(request.samples)
     rows = spaced(stored.count, request.rows)
     probe = _Probe.of(gated, request.output, list(stored.batches(request.batch, rows)))
-    named = [candidate.name for candidate in gated.candidates]
-    shares = work_shares(model, named, stored)
     found: list[Sensitivity] = []
     for number, candidate in enumerate(gated.candidates):
         if clock.monotonic() > until:
             break
-        share = shares.get(candidate.name, 0.0)
-        found.append(_told(candidate, probe.sqnr_db(number), share))
+        found.append(_told(candidate, probe.sqnr_db(number)))
     order = sorted(found, key=lambda one: one.sqnr_db)  # stable: ties by graph order
     return Sensed(nodes=tuple(order), complete=len(found) == len(gated.candidates))
 
@@ -109,11 +105,10 @@ def sqnr_db(signal: float, noise: float) -> float:
     return min(BEST_DB, max(WORST_DB, 10 * log10(signal / noise)))
 
 
-def _told(candidate: Candidate, found: float, share: float) -> Sensitivity:
+def _told(candidate: Candidate, found: float) -> Sensitivity:
     return Sensitivity(
         name=candidate.name,
         operator=candidate.operator,
         sqnr_db=round(found, 3),
         bytes=candidate.bytes,
-        share=round(share, 5),
     )

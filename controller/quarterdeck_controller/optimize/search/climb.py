@@ -8,7 +8,6 @@ from quarterdeck_controller.optimize.profile import Profile
 from quarterdeck_controller.optimize.search.candidate import Candidate
 from quarterdeck_controller.optimize.search.choose import best
 from quarterdeck_controller.optimize.search.ladder import next_move
-from quarterdeck_controller.optimize.search.mixing import by_worth
 from quarterdeck_controller.optimize.search.state import Facts, Move, Skip
 from quarterdeck_controller.optimize.search.story import Said
 from quarterdeck_controller.optimize.search.trial import Trials
@@ -85,7 +84,7 @@ class Climb:
     def _sense(self, move: Move) -> None:
         assert move.sense is not None, "asked only when there is something to sense"
         try:
-            found = by_worth(self.trials.sense(move.sense).nodes)
+            found = self.trials.sense(move.sense).nodes
         except RejectedError as error:
             self._say(move.rung, f"could not be found: {error.detail}", 0.0)
             found = ()

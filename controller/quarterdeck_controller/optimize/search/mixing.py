@@ -22,7 +22,6 @@ from quarterdeck_controller.optimize.search.state import (
     figures_of,
     leading,
     mendable,
-    untuned,
 )
 from quarterdeck_controller.optimize.steps import (
     Sensitivity,
@@ -30,8 +29,6 @@ from quarterdeck_controller.optimize.steps import (
 
 MOST_MIXED = 8
 """Mixtures tried at most."""
-TUNING_PAYS = 0.7
-"""Of the loss that tuning must have left at most to be worth repeating."""
 SPARED_HALF = 0.04
 """Of all weights, the share that spared operators may keep in half precision: exact
 for a hundredth of the size."""
@@ -39,20 +36,6 @@ EXACT_DB = 60.0
 """An operator that is quantized to this much signal over noise costs nothing."""
 FIRST_SPARED = 16
 """The first mixture spares one operator in so many."""
-
-
-def by_worth(nodes: Sequence[Sensitivity]) -> tuple[Sensitivity, ...]:
-    """Return the operators in the order in which sparing them pays.
-
-    That is by the noise that integers make there, for the work that they do there: a
-    small operator is spared gladly, a large one only where it costs much.
-    """
-    least = 0.5 / max(1, len(nodes))
-
-    def worth(node: Sensitivity) -> float:
-        return float(10 ** (-node.sqnr_db / 10)) / (node.share + least)
-
-    return tuple(sorted(nodes, key=worth, reverse=True))
 
 
 def mixed(state: State) -> Move | Skip:
@@ -85,10 +68,7 @@ def mixed(state: State) -> Move | Skip:
 
 
 def _plain_base(state: State) -> Recipe:
-    """Return the best static recipe that spares no operator and is not trained.
-
-    Tuning is costly and would be repeated for every mixture: it must have paid well.
-    """
+    """Return the best static recipe that spares no operator and is not trained."""
     whole = [
         one
         for one in state.measured("static")
@@ -96,13 +76,7 @@ def _plain_base(state: State) -> Recipe:
         and not one.recipe.trained
         and mendable(one, state.profile)
     ]
-    found = min(whole, key=lambda one: (figures_of(one).loss, one.recipe.name))
-    cheap = [one for one in whole if untuned(one.recipe) == one.recipe]
-    if found in cheap or not cheap:
-        return found.recipe
-    plain = min(cheap, key=lambda one: (figures_of(one).loss, one.recipe.name))
-    paid = figures_of(found).loss < TUNING_PAYS * figures_of(plain).loss
-    return found.recipe if paid else plain.recipe
+    return min(whole, key=lambda one: (figures_of(one).loss, one.recipe.name)).recipe
 
 
 def _next_counts(state: State, base: Recipe, total: int) -> tuple[int, ...]:

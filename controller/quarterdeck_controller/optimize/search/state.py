@@ -43,7 +43,7 @@ class Facts:
         nodes: What can be given a treatment.
         kinds: What may be tried: the profile's, or fewer when the operator said so.
         qat: Whether training was asked for.
-        sensed: The operators in the order of ``by_worth``, once they were looked at.
+        sensed: The operators worst first, once they were looked at.
         floor_sensed: The same when their weights alone are quantized.
     """
 

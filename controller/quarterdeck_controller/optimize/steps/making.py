@@ -140,14 +140,12 @@ class Sensitivity(Record):
     Attributes:
         sqnr_db: Signal to quantization noise of the judged output when only this
             operator is quantized; higher is better.
-        share: Of the multiplications of all these operators that it does.
     """
 
     name: str
     operator: str
     sqnr_db: float
     bytes: int
-    share: float = 0.0
 
 
 class Sensed(Record):
