@@ -46,6 +46,10 @@ class Settings(BaseModel):
         chunk_bytes: Size of the chunks of new releases.
         transfer_bytes_s: Most bytes of chunks published a second; 0 is no limit.
         assignment_days: How long a signed assignment may be acted on.
+        certificate_days: How long a device's certificate is valid; it renews itself
+            when two thirds are over.
+        test: Keys that belong offline may be in this home. The controller refuses to
+            start with them otherwise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +61,8 @@ class Settings(BaseModel):
     chunk_bytes: int = Field(default=DEFAULT_CHUNK_BYTES, ge=1024, le=1 << 20)
     transfer_bytes_s: int = Field(default=0, ge=0)
     assignment_days: float = Field(default=14, gt=0, le=365)
+    certificate_days: float = Field(default=30, gt=0, le=365)
+    test: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,16 @@ class Home:
     def parts(self) -> Path:
         """Parts of artifacts, each named by its sha256."""
         return self.path / "parts"
+
+    @property
+    def requests(self) -> Path:
+        """Changes of signed metadata that wait for signatures from elsewhere."""
+        return self.path / "requests"
+
+    @property
+    def seals(self) -> Path:
+        """Keys that open sealed artifacts."""
+        return self.path / "seals"
 
     @property
     def database(self) -> Path:

@@ -14,7 +14,7 @@ from typing import Protocol, TextIO
 from quarterdeck_controller.announce import Announcer
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
 from quarterdeck_controller.broker.nats import NatsBroker
-from quarterdeck_controller.broker.port import CONTROLLER, Broker, Grant
+from quarterdeck_controller.broker.port import CONTROLLER, Admission, Broker, Grant
 from quarterdeck_controller.fleet.assignments import Assignments
 from quarterdeck_controller.fleet.listener import Listener
 from quarterdeck_controller.fleet.services import ensure_services
@@ -181,11 +181,11 @@ class _Enrolled:
         """Take note of all devices there are."""
         self.classes = {device.id: device.device_class for device in devices}
         if self._broker is not None:
-            await self._broker.grant(_grants(devices))
+            await self._broker.admit(_admission(devices))
 
 
-def _grants(devices: tuple[Device, ...]) -> list[Grant]:
-    return [Grant(device.id, device.device_class) for device in devices]
+def _admission(devices: tuple[Device, ...]) -> Admission:
+    return Admission(tuple(Grant(device.id, device.device_class) for device in devices))
 
 
 @asynccontextmanager
@@ -208,7 +208,7 @@ async def _broker(
         clock=clock,
     )
     with store.read() as records:
-        await broker.grant(_grants(records.devices.all()))
+        await broker.admit(_admission(records.devices.all()))
     try:
         await broker.start()
         yield broker

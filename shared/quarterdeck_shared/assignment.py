@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 from quarterdeck_shared.ids import ClassName, DeviceId, ReleaseId, Sha256
 from quarterdeck_shared.wire import Wire
 
-PAYLOAD_TYPE = "application/vnd.quarterdeck.assignment.v1+json"
+PAYLOAD_TYPE = "application/vnd.quarterdeck.assignment.v2+json"
 DIRECTOR_ROLE = "director"
 MAX_ENVELOPE_BYTES = 16 * 1024
 
@@ -40,9 +40,11 @@ class Assignment(Wire):
         sequence: Strictly rising for the device; the same number twice is accepted
             only with the same bytes.
         reason: Why, for people: the rollout and its wave, or the operator's words.
+        content_key: For a sealed artifact: the key that opens its parts, itself
+            sealed to this device (PROTOCOL.md section 7).
     """
 
-    v: Literal[1] = 1
+    v: Literal[2] = 2
     device: DeviceId
     device_class: ClassName
     sequence: int = Field(ge=1, le=1 << 53)
@@ -52,6 +54,7 @@ class Assignment(Wire):
     target: Target
     probation: Probation = Probation()
     reason: str = Field(default="", max_length=200)
+    content_key: bytes | None = Field(default=None, max_length=512)
 
     def expired(self, now: datetime) -> bool:
         """Return whether the assignment may no longer be acted on."""

@@ -132,6 +132,21 @@ class Code(StrEnum):
         "Director and class role disagree on the artifact's digest or length.",
         "Treat as an attack until shown otherwise.",
     )
+    RELEASE_DOWNGRADE = (
+        "release_downgrade",
+        "An older release than this device has accepted, without a signed permission.",
+        "Let a class signer permit it: quarterdeck release permit-downgrade.",
+    )
+    TARGET_REVOKED = (
+        "target_revoked",
+        "The class role no longer lists the artifact: it was revoked.",
+        "Roll out another release; a device goes on running it until then.",
+    )
+    SEAL_INVALID = (
+        "seal_invalid",
+        "The sealed artifact cannot be opened on this device.",
+        "Assign it again; if this repeats, enrol the device anew.",
+    )
     FLOOR_DAMAGED = (
         "floor_damaged",
         "The device's own record of what it has accepted is damaged.",
@@ -251,6 +266,81 @@ class Code(StrEnum):
         "duplicate_identity",
         "Two agents use the same identity.",
         "Stop one of them; enrol each device under its own id.",
+    )
+
+    TOKEN_INVALID = (
+        "token_invalid",
+        "The enrolment token is unknown, used, expired or for another device.",
+        "Make a new one: quarterdeck device enrol ID --class K --again.",
+    )
+    REQUEST_UNPROVEN = (
+        "request_unproven",
+        "The certificate request is not one that the device may make.",
+        "Treat as an attack until shown otherwise; let the device enrol again.",
+    )
+    DEVICE_REVOKED = (
+        "device_revoked",
+        "The device was revoked and may not speak to this fleet.",
+        "Let it back in with: quarterdeck device replace ID.",
+    )
+    NOT_ENROLLED = (
+        "not_enrolled",
+        "This device has no certificate yet.",
+        "Run quarterdeck-agent enrol with the token of this device.",
+    )
+    KEY_UNUSABLE = (
+        "key_unusable",
+        "A private key cannot be opened or used.",
+        "Check the passphrase, the token and that the file is the right one.",
+    )
+
+    # -- signing -----------------------------------------------------------
+    OFFLINE_KEYS_HERE = (
+        "offline_keys_here",
+        "Keys that belong offline are in the controller's home.",
+        "Take them away, or say that this is a test: test = true in settings.toml.",
+    )
+    SIGNATURES_MISSING = (
+        "signatures_missing",
+        "Signatures of keys that are not on this machine are needed.",
+        "Export the request, sign it where the keys are, and import it again.",
+    )
+    SIGNATURE_INVALID = (
+        "signature_invalid",
+        "A signature does not fit what was to be signed, or its key may not sign it.",
+        "Sign the newest request again, with a key of the role.",
+    )
+    PROVENANCE_INVALID = (
+        "provenance_invalid",
+        "Nobody who may vouches for how the variant was made.",
+        "Optimize it again, or attest it: quarterdeck model attest.",
+    )
+    GATE_FAILED = (
+        "gate_failed",
+        "The variant failed the gate before signing.",
+        "See the detail; a variant that fails here would fail on devices.",
+    )
+    RELEASE_REVOKED = (
+        "release_revoked",
+        "The release was revoked.",
+        "Take another release; release list shows those in force.",
+    )
+
+    # -- operators ---------------------------------------------------------
+    UNAUTHENTICATED = (
+        "unauthenticated",
+        "Nobody knows who asks.",
+        "Give your token in QUARTERDECK_TOKEN, or your certificate with --identity.",
+    )
+    NOT_PERMITTED = (
+        "not_permitted",
+        "The operator's role does not include this.",
+        "Ask somebody of the role in the detail.",
+    )
+    AUDIT_BROKEN = (
+        "audit_broken",
+        "The audit log was changed afterwards, or lacks entries.",
+        "Treat as an intrusion: compare it with a copy kept elsewhere.",
     )
 
     # -- the operator's input ----------------------------------------------

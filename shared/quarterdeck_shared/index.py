@@ -20,17 +20,31 @@ MAX_INDEX_BYTES = 1 << 20
 MAX_ARTIFACT_BYTES = 2 << 30
 DEFAULT_CHUNK_BYTES = 64 * 1024
 
-PartName = Literal["model.onnx", "golden.npz", "evaluation.json"]
+PartName = Literal["model.onnx", "golden.npz", "evaluation.json", "provenance.json"]
 """The files of an artifact; a device chooses no other names."""
 
 
+class Plain(Wire):
+    """What a sealed part is when it was opened."""
+
+    length: int = Field(ge=1, le=MAX_ARTIFACT_BYTES)
+    sha256: Sha256
+
+
 class Part(Wire):
-    """One file of an artifact, cut into chunks of the index's chunk size."""
+    """One file of an artifact, cut into chunks of the index's chunk size.
+
+    Attributes:
+        plain: For a part that is encrypted: what comes out of it. ``length``,
+            ``sha256`` and ``chunks`` are those of the encrypted bytes, so that
+            anybody can check them on the way.
+    """
 
     name: PartName
     length: int = Field(ge=1, le=MAX_ARTIFACT_BYTES)
     sha256: Sha256
     chunks: tuple[Sha256, ...] = Field(min_length=1, max_length=1 << 16)
+    plain: Plain | None = None
 
 
 class Limits(Wire):
@@ -74,7 +88,7 @@ class Index(Wire):
         release: Counter of the fleet's releases; rises with every release.
     """
 
-    v: Literal[2] = 2
+    v: Literal[3] = 3
     model: ModelName
     version: int = Field(ge=1, le=999_999_999)
     release: int = Field(ge=1, le=1 << 40)

@@ -21,12 +21,16 @@ class SessionState(Wire):
         boot: Drawn anew at every start of the process.
         connection: Rises with every connection of that boot. A will whose boot and
             connection are not those of the last birth is stale and ignored.
+        client: The MQTT client id of a device's session: a secret between it and the
+            controller, who can end the session by it. The controller's own state,
+            which everybody reads, leaves it empty.
     """
 
     v: Literal[1] = 1
     online: bool
     boot: int = Field(ge=0, lt=1 << 53)
     connection: int = Field(ge=0, lt=1 << 53)
+    client: str = Field(default="", max_length=64)
 
 
 class Slot(Wire):

@@ -24,11 +24,14 @@ UP_EVENT = "event"
 UP_TELEMETRY = "telemetry"
 UP_METADATA = "metadata"
 UP_NEED = "need"
+UP_CERTIFICATE = "certificate"
+UP_REFUSAL = "refusal"
 
 DOWN_ASSIGNMENT = "assignment"
 DOWN_METADATA = "metadata"
 DOWN_ACK = "ack"
 DOWN_REBIRTH = "rebirth"
+DOWN_CERTIFICATE = "certificate"
 
 
 def up(device: str, leaf: str) -> str:
@@ -79,6 +82,45 @@ def parse_up(topic: str) -> UpTopic | None:
             return None
 
 
+@dataclass(frozen=True, slots=True)
+class EnrolTopic:
+    """The topic of a request to be enrolled, taken apart.
+
+    Attributes:
+        claim: Name of the claim certificate, which the broker has checked.
+        nonce: Drawn by the device, so that many may share one claim.
+    """
+
+    claim: str
+    nonce: str
+
+
+def enrol_request(claim: str, nonce: str) -> str:
+    """Return the topic on which the holder of ``claim`` asks to be enrolled."""
+    return f"{ROOT}/enrol/{_checked(claim)}/{_checked(nonce)}/request"
+
+
+def enrol_reply(claim: str, nonce: str) -> str:
+    """Return the topic on which that request is answered."""
+    return f"{ROOT}/enrol/{_checked(claim)}/{_checked(nonce)}/reply"
+
+
+def enrol_any() -> str:
+    """Return the controller's filter of every request to be enrolled."""
+    return f"{ROOT}/enrol/+/+/request"
+
+
+def parse_enrol(topic: str) -> EnrolTopic | None:
+    """Return who asks to be enrolled, or None for a topic of another form."""
+    match topic.split("/"):
+        case ["qd", "1", "enrol", claim, nonce, "request"] if is_name(
+            claim
+        ) and is_name(nonce):
+            return EnrolTopic(claim, nonce)
+        case _:
+            return None
+
+
 def leaf(topic: str) -> str:
     """Return the last level of ``topic``."""
     return topic.rpartition("/")[2]
@@ -97,6 +139,16 @@ def device_subscribes(device: str, device_class: str) -> tuple[str, ...]:
         CONTROLLER_STATE,
         METADATA_TIMESTAMP,
     )
+
+
+def claim_publishes(claim: str) -> tuple[str, ...]:
+    """Return the filters that the holders of ``claim`` may publish to."""
+    return (f"{ROOT}/enrol/{_checked(claim)}/+/request",)
+
+
+def claim_subscribes(claim: str) -> tuple[str, ...]:
+    """Return the filters that the holders of ``claim`` may read."""
+    return (f"{ROOT}/enrol/{_checked(claim)}/+/reply",)
 
 
 def _checked(name: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from quarterdeck_controller.broker.port import Grant
+from quarterdeck_controller.broker.port import Admission, Grant
 from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_shared.clock import SystemClock
@@ -87,7 +87,7 @@ async def _enrolled(site: Site) -> Path:
     samples = site.folder / "samples"
     samples.mkdir()
     (samples / "one.npy").write_bytes(exercises.payload())
-    await site.broker.grant([Grant(DEVICE, CLASS), Grant(OTHER, CLASS)])
+    await site.broker.admit(Admission((Grant(DEVICE, CLASS), Grant(OTHER, CLASS))))
     site.seen[DEVICE] = Seen()
     bundles = [
         write_bundle(

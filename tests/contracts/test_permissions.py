@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck_controller.broker.port import Grant
+from quarterdeck_controller.broker.port import Admission, Grant
 from quarterdeck_controller.fleet.authority import Authority, Identity
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.mqtt import MqttBus
@@ -166,7 +166,9 @@ async def test_a_grant_lets_a_device_in_and_cuts_no_session(yard: RealYard) -> N
     newcomer = yard.bus("device-3")
     await newcomer.start()
 
-    await yard.broker.grant([Grant(it, CLASS) for it in (DEVICE, OTHER, "device-3")])
+    await yard.broker.admit(
+        Admission(tuple(Grant(it, CLASS) for it in (DEVICE, OTHER, "device-3")))
+    )
 
     topic = topics.up("device-3", topics.UP_STATE)
     async with asyncio.timeout(20):
@@ -191,7 +193,7 @@ async def test_a_device_whose_grant_is_taken_away_is_heard_no_more(
     )
     assert await is_heard(device, other, heard, 0)
 
-    await yard.broker.grant([Grant(OTHER, CLASS)])
+    await yard.broker.admit(Admission((Grant(OTHER, CLASS),)))
 
     async with asyncio.timeout(20):
         turn = 1

@@ -13,7 +13,7 @@ import pytest
 from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker, find_program
 from quarterdeck_controller.broker.nats import NatsBroker
-from quarterdeck_controller.broker.port import Grant
+from quarterdeck_controller.broker.port import Admission, Grant
 from quarterdeck_controller.broker.process import is_running
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.mqtt import MqttBus
@@ -206,7 +206,7 @@ async def test_ten_thousand_devices_can_be_granted(yard: RealYard) -> None:
     newest = yard.bus("device-9999")
     await newest.start()
 
-    await yard.broker.grant(grants)
+    await yard.broker.admit(Admission(tuple(grants)))
 
     await newest.wait_connected(30)
     heard: list[bytes] = []

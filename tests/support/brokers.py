@@ -11,7 +11,7 @@ from typing import Protocol
 from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
 from quarterdeck_controller.broker.nats import NatsBroker
-from quarterdeck_controller.broker.port import Grant
+from quarterdeck_controller.broker.port import Admission, Grant
 from quarterdeck_controller.fleet.authority import Authority, Identity
 from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
 from quarterdeck_shared.bus.mqtt import MqttBus
@@ -150,6 +150,6 @@ async def real_yard(kind: str, folder: Path, devices: tuple[str, ...]) -> RealYa
         key=key,
         clock=SystemClock(),
     )
-    await broker.grant([Grant(device, CLASS) for device in devices])
+    await broker.admit(Admission(tuple(Grant(it, CLASS) for it in devices)))
     await broker.start()
     return RealYard(folder, authority, broker)

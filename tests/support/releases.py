@@ -24,9 +24,9 @@ from quarterdeck_controller.optimize.evaluation import (
     Side,
 )
 from quarterdeck_controller.release.assemble import create_release
-from quarterdeck_controller.release.catalog import Listing
 from quarterdeck_shared.device import Requirements
 from quarterdeck_shared.index import Golden, Index, Limits, cut
+from quarterdeck_shared.listing import Listing
 from quarterdeck_shared.session import Session
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)

@@ -18,7 +18,7 @@ import numpy as np
 from quarterdeck_agent.status import read_status
 from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.nats import NatsBroker
-from quarterdeck_controller.broker.port import Grant
+from quarterdeck_controller.broker.port import Admission, Grant
 from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.founding import create_home
@@ -130,7 +130,7 @@ class Site:
         samples.mkdir(exist_ok=True)
         np.save(samples / "one.npy", np.ones(WIDTH, np.float32))
         (samples / "labels.csv").write_text("file,label\none.npy,0\n")
-        await self.broker.grant([Grant(device, CLASS)])
+        await self.broker.admit(Admission((Grant(device, CLASS),)))
         self.seen[device] = Seen()
         return write_bundle(
             self.home,

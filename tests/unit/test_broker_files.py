@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck_controller.broker import mosquitto, nats
-from quarterdeck_controller.broker.port import Grant
+from quarterdeck_controller.broker.port import Admission, Grant
 from quarterdeck_shared.bus.port import Endpoint
 
 FOLDER = Path("/fleet home/broker")
@@ -14,7 +14,7 @@ SERVER = Endpoint("127.0.0.1", 18883, Path("/ca"), Path("/cert"), Path('/a "key"
 
 
 def test_nats_gives_a_device_its_own_topics_and_no_others() -> None:
-    text = nats.configuration(FOLDER, SERVER, [Grant("d-1", "board")])
+    text = nats.configuration(FOLDER, SERVER, Admission((Grant("d-1", "board"),)))
 
     controller, device = json.loads(text)["authorization"]["users"]
     only = {"allowed_connection_types": ["MQTT"]}
@@ -36,7 +36,7 @@ def test_nats_gives_a_device_its_own_topics_and_no_others() -> None:
 
 
 def test_nats_asks_for_certificates_at_every_door() -> None:
-    settings = json.loads(nats.configuration(FOLDER, SERVER, []))
+    settings = json.loads(nats.configuration(FOLDER, SERVER, Admission()))
 
     assert settings["tls"]["verify_and_map"]
     assert settings["mqtt"]["tls"]["verify_and_map"]
@@ -48,7 +48,7 @@ def test_nats_asks_for_certificates_at_every_door() -> None:
 def test_nats_listens_on_an_ipv6_address() -> None:
     server = Endpoint("::1", 18883, Path("/ca"), Path("/cert"), Path("/key"))
 
-    settings = json.loads(nats.configuration(FOLDER, server, []))
+    settings = json.loads(nats.configuration(FOLDER, server, Admission()))
 
     assert settings["mqtt"]["listen"] == "[::1]:18883"
 
@@ -104,4 +104,4 @@ def test_a_name_that_would_widen_a_permission_is_a_bug(name: str) -> None:
     with pytest.raises(ValueError, match="topic level"):
         mosquitto.permissions([Grant(name, "board")])
     with pytest.raises(ValueError, match="topic level"):
-        nats.configuration(FOLDER, SERVER, [Grant("d-1", name)])
+        nats.configuration(FOLDER, SERVER, Admission((Grant("d-1", name),)))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quarterdeck_controller.broker.port import Grant
+from quarterdeck_controller.broker.port import Admission
 from quarterdeck_controller.broker.process import BrokerProcess, Command, write_files
 from quarterdeck_shared.bus.port import Endpoint
 from quarterdeck_shared.clock import Clock
@@ -28,7 +28,7 @@ class Flavour:
     find_program: Callable[[], Path]
     config: str
     log: str
-    files: Callable[[Path, Endpoint, Sequence[Grant]], Mapping[str, str]]
+    files: Callable[[Path, Endpoint, Admission], Mapping[str, str]]
     stuck: bytes | None = None
 
 
@@ -54,7 +54,7 @@ class EmbeddedBroker:
         )
         self._clock = clock
         self._process: BrokerProcess | None = None
-        self._devices: tuple[Grant, ...] = ()
+        self._admission = Admission()
 
     async def start(self) -> None:
         """Start the broker and return once it accepts connections."""
@@ -72,13 +72,17 @@ class EmbeddedBroker:
         if self._process is not None:
             await self._process.stop()
 
-    async def grant(self, devices: Sequence[Grant]) -> None:
-        """Let exactly ``devices`` use the broker, beside the controller."""
-        if self._devices == (granted := tuple(devices)):
+    async def admit(self, admission: Admission) -> None:
+        """Let exactly those in ``admission`` use the broker, beside the controller."""
+        if self._admission == admission:
             return
-        self._devices = granted
+        self._admission = admission
         if self._process is not None and self._write():
             self._process.reload()
+
+    async def cut(self, clients: Sequence[str]) -> None:
+        """End the live sessions of these MQTT client ids."""
+        raise NotImplementedError
 
     def endpoint(self, certificate: Path, key: Path) -> Endpoint:
         """Return how the holder of ``certificate`` reaches this broker."""
@@ -92,7 +96,7 @@ class EmbeddedBroker:
         return await self._process.ended()
 
     def _write(self) -> bool:
-        files = self._flavour.files(self._folder, self._server, self._devices)
+        files = self._flavour.files(self._folder, self._server, self._admission)
         try:
             return write_files(self._folder, files)
         except OSError as error:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from quarterdeck_controller.broker.embedded import EmbeddedBroker, Flavour
-from quarterdeck_controller.broker.port import CONTROLLER, Grant
+from quarterdeck_controller.broker.port import CONTROLLER, Admission, Grant
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Endpoint
 from quarterdeck_shared.codes import Code
@@ -87,13 +87,11 @@ def find_program(search: str | None = None) -> Path:
     return Path(found)
 
 
-def _files(
-    folder: Path, server: Endpoint, devices: Sequence[Grant]
-) -> Mapping[str, str]:
+def _files(folder: Path, server: Endpoint, admission: Admission) -> Mapping[str, str]:
     user = "root" if os.geteuid() == 0 else None
     return {
         CONFIG: configuration(folder, server, user),
-        PERMISSIONS: permissions(devices),
+        PERMISSIONS: permissions(admission.devices),
     }
 
 

@@ -13,12 +13,11 @@ import importlib.metadata
 import json
 import shutil
 import sysconfig
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from quarterdeck_controller.broker.embedded import EmbeddedBroker, Flavour
-from quarterdeck_controller.broker.port import CONTROLLER, Grant
+from quarterdeck_controller.broker.port import CONTROLLER, Admission, Grant
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Endpoint
 from quarterdeck_shared.codes import Code
@@ -32,7 +31,7 @@ _HANDSHAKE_S = 10
 """NATS' own two seconds cut off handshakes when a whole fleet reconnects."""
 
 
-def configuration(folder: Path, server: Endpoint, devices: Sequence[Grant]) -> str:
+def configuration(folder: Path, server: Endpoint, admission: Admission) -> str:
     """Return the text of nats-server's configuration.
 
     JSON is a subset of its language, and quotes every path and name.
@@ -55,7 +54,7 @@ def configuration(folder: Path, server: Endpoint, devices: Sequence[Grant]) -> s
             "timeout": _HANDSHAKE_S,
             "users": [
                 {"user": f"CN={CONTROLLER}", **_MQTT_ONLY},
-                *map(_user, devices),
+                *map(_user, admission.devices),
             ],
         },
     }

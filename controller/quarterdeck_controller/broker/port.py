@@ -18,6 +18,23 @@ class Grant:
 
     device: str
     device_class: str
+    generations: tuple[int, ...] = (1,)
+    """Which of the device's certificates count: the serial numbers in their subjects.
+    One that was revoked or replaced is not among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Exactly who may use the broker, beside the controller.
+
+    Attributes:
+        claims: Names of the claim certificates that may ask for an enrolment.
+        revocations: Revocation lists (PEM) for brokers that read them.
+    """
+
+    devices: tuple[Grant, ...] = ()
+    claims: tuple[str, ...] = ()
+    revocations: bytes = b""
 
 
 class Broker(Protocol):
@@ -39,12 +56,16 @@ class Broker(Protocol):
         """End the broker; one that does not run is no error."""
         ...
 
-    async def grant(self, devices: Sequence[Grant]) -> None:
-        """Let exactly ``devices`` use the broker, beside the controller.
+    async def admit(self, admission: Admission) -> None:
+        """Let exactly those in ``admission`` use the broker, beside the controller.
 
-        Sessions of devices that keep their permissions are not disturbed. Before
-        ``start`` it is only remembered.
+        It is in force for new sessions when this returns. Sessions of those that keep
+        their permissions are not disturbed. Before ``start`` it is only remembered.
         """
+        ...
+
+    async def cut(self, clients: Sequence[str]) -> None:
+        """End the live sessions of these MQTT client ids; one that is over is none."""
         ...
 
     def endpoint(self, certificate: Path, key: Path) -> Endpoint:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from quarterdeck_controller.access.roles import Act
 from quarterdeck_controller.cli.opened import Opened, ago, opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import out, print_json, print_table
@@ -61,7 +62,7 @@ def enrol_(
 ) -> None:
     """Make the bundle a new device starts from, and record the device."""
     folder = (out_dir or Path(device)).absolute()
-    with opened(home) as fleet:
+    with opened(home, Act.DEVICE_ENROL) as fleet:
         _check_class(fleet, device_class)
         # The record is committed after the bundle is complete: a failure to write
         # one leaves no device that nobody can start.
@@ -94,7 +95,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List devices: presence, what they run, how their last update went."""
-    with opened(home) as fleet, fleet.store.read() as records:
+    with opened(home, Act.SEE) as fleet, fleet.store.read() as records:
         now = fleet.clock.now()
         devices = select(records, selector)
         presence, standings = records.presence.all(), records.reports.standings()
@@ -122,7 +123,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one device, and why it runs what it runs."""
-    with opened(home) as fleet, fleet.store.read() as records:
+    with opened(home, Act.SEE) as fleet, fleet.store.read() as records:
         now = fleet.clock.now()
         it = records.devices.get(device)
         if it is None:

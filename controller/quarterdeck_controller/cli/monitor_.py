@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from quarterdeck_controller.access.roles import Act
 from quarterdeck_controller.cli.opened import ago, opened, span
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import out, print_json, print_table
@@ -26,7 +27,7 @@ def command(
 ) -> None:
     """Accuracy and latency per device, class and release."""
     back = span(since)
-    with opened(home) as fleet, fleet.store.read() as records:
+    with opened(home, Act.SEE) as fleet, fleet.store.read() as records:
         now = fleet.clock.now()
         chosen = frozenset(device.id for device in select(records, selector))
         lines = report(records, by, since=now - back, devices=chosen)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from quarterdeck_controller.access.roles import Act
 from quarterdeck_controller.cli.output import err
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.store.store import Store
@@ -25,8 +26,8 @@ class Opened:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Opened]:
-    """Give the fleet at ``path``."""
+def opened(path: Path, act: Act) -> Iterator[Opened]:
+    """Give the fleet at ``path`` to somebody who may do ``act``."""
     home = Home.open(path)
     with Store.open(home.database) as store:
         yield Opened(home, store, SystemClock())

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from quarterdeck_controller.access.roles import Act
 from quarterdeck_controller.cli.opened import Opened, hint_if_unserved, opened, span
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import (
@@ -94,7 +95,7 @@ def plan_(
 ) -> None:
     """Show who would get a release in which wave, and change nothing."""
     policy = Policy.parse({"waves": _waves(waves)})
-    with opened(home) as fleet, fleet.store.read() as records:
+    with opened(home, Act.SEE) as fleet, fleet.store.read() as records:
         catalog, now = Catalog(fleet.home), fleet.clock.now()
         draft = check(records, catalog, release, selector, policy, now=now)
         seen = observe(records, catalog, draft, policy)
@@ -149,7 +150,7 @@ def create_(
             "probation_s": span(probation).total_seconds(),
         }
     )
-    with opened(home) as fleet, fleet.store.write() as records:
+    with opened(home, Act.ROLLOUT_CREATE) as fleet, fleet.store.write() as records:
         rollout = create(
             records,
             Catalog(fleet.home),
@@ -170,7 +171,7 @@ def create_(
 @app.command("list")
 def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List rollouts, the newest first."""
-    with opened(home) as fleet, fleet.store.read() as records:
+    with opened(home, Act.SEE) as fleet, fleet.store.read() as records:
         rollouts = tuple(reversed(records.rollouts.all()))
     if as_json:
         print_json([summary(rollout) for rollout in rollouts])
@@ -191,7 +192,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one rollout: its devices, its verdicts and every decision."""
-    with opened(home) as fleet, fleet.store.read() as records:
+    with opened(home, Act.SEE) as fleet, fleet.store.read() as records:
         found = _get(records, rollout)
         decided, policy = look(records, Catalog(fleet.home), found, fleet.clock.now())
         decisions = records.decisions.of(rollout)
@@ -211,7 +212,7 @@ def watch(
     """Follow a rollout: exit 0 promoted, 5 rolled back or aborted, 6 timed out."""
     limit_s = span(timeout).total_seconds()
     try:
-        with opened(home) as fleet:
+        with opened(home, Act.SEE) as fleet:
             hint_if_unserved(fleet.home)
             ended = _follow(fleet, rollout, limit_s, as_json=as_json)
     except KeyboardInterrupt:
@@ -241,7 +242,7 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Start a planned rollout, or go on with a paused one in spite of its failures."""
-    with opened(home) as fleet, fleet.store.read() as records:
+    with opened(home, Act.SEE) as fleet, fleet.store.read() as records:
         planned = _get(records, rollout).state is RolloutState.PLANNED
     step = Step.START if planned else Step.RESUME
     _command(rollout, step, reason, home, as_json=as_json)
@@ -272,7 +273,7 @@ def rollback(
 def _command(
     rollout: int, step: Step, reason: str, home: Path, *, as_json: bool
 ) -> None:
-    with opened(home) as fleet, fleet.store.write() as records:
+    with opened(home, Act.ROLLOUT_CHANGE) as fleet, fleet.store.write() as records:
         moved = carry_out_command(records, rollout, step, reason, fleet.clock.now())
     if as_json:
         print_json(summary(moved))

@@ -15,7 +15,7 @@ from quarterdeck_controller.optimize.evaluation import (
     MAX_EVALUATION_BYTES,
     Evaluation,
 )
-from quarterdeck_controller.release.catalog import Catalog, Listing, Release
+from quarterdeck_controller.release.catalog import Catalog, Release
 from quarterdeck_controller.release.parts import PartStore
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.screening import check_golden, check_model
@@ -24,6 +24,7 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import is_name, release_id
 from quarterdeck_shared.index import MAX_ARTIFACT_BYTES, Index, PartName, cut
+from quarterdeck_shared.listing import Listing
 
 PARTS: tuple[PartName, ...] = ("model.onnx", "golden.npz", "evaluation.json")
 MAX_VERSION = 999_999_999

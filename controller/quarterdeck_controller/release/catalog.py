@@ -7,9 +7,8 @@ its time and the reason of an override are signed beside each of them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import ValidationError
 from tuf.api.metadata import TargetFile
 
 from quarterdeck_controller.home import Home
@@ -21,22 +20,7 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import release_id
 from quarterdeck_shared.index import MAX_INDEX_BYTES, Chunk, Index, digest
-from quarterdeck_shared.wire import Wire
-
-
-class Listing(Wire):
-    """What a class role signs beside a target.
-
-    Attributes:
-        release: The fleet's release counter.
-        created: When the release was made.
-        override: Why a variant that was refused was released all the same.
-    """
-
-    v: Literal[1] = 1
-    release: int = Field(ge=1, le=1 << 40)
-    created: AwareDatetime
-    override: str = Field(default="", max_length=500)
+from quarterdeck_shared.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,17 @@ from datetime import timedelta
 from types import MappingProxyType
 
 from quarterdeck_shared.assignment import DIRECTOR_ROLE
+from quarterdeck_shared.signed_time import TIME_ROLE
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
-DIRECTOR = DIRECTOR_ROLE
+DIRECTOR, TIME, PROVENANCE = DIRECTOR_ROLE, TIME_ROLE, "provenance"
+
+KEY_ROLES = (DIRECTOR, TIME, PROVENANCE)
+"""Roles that list no target: TUF carries their keys, thresholds and revocations, and
+they sign statements of their own (assignments, the time, provenance)."""
+
+ONLINE = (SNAPSHOT, TIMESTAMP, DIRECTOR, TIME)
+"""Roles whose keys are on the controller. The others' belong elsewhere."""
 
 ROOT_KEYS = ("root-1", "root-2", "root-3")
 ROOT_THRESHOLD = 2
@@ -21,6 +29,8 @@ _LIFETIMES = MappingProxyType(
         ROOT: timedelta(days=365),
         TARGETS: timedelta(days=180),
         DIRECTOR: timedelta(days=90),
+        TIME: timedelta(days=90),
+        PROVENANCE: timedelta(days=90),
         SNAPSHOT: timedelta(days=7),
         TIMESTAMP: timedelta(days=1),
     }

@@ -115,6 +115,13 @@ def _prepare(engine: Engine, path: Path) -> None:
                 f"{path} has schema version {found}, this program knows"
                 f" {SCHEMA_VERSION}: update Quarterdeck",
             )
+        if 0 < found < SCHEMA_VERSION:
+            raise RejectedError(
+                Code.HOME_INVALID,
+                f"{path} has schema version {found}, this program needs"
+                f" {SCHEMA_VERSION}, and there is no way to bring it up to date: make"
+                " a new home, or go on with the program that made this one",
+            )
         if found == 0:
             metadata.create_all(connection)
             connection.execute(text(f"PRAGMA user_version = {SCHEMA_VERSION}"))

@@ -227,7 +227,8 @@ _CODES = {str(code): code for code in Code}
 
 
 def _device(row: Row[tuple[object, ...]]) -> Device:
-    return Device(row.id, row.device_class, tuple(row.tags), row.enrolled_at)
+    values = row._asdict()
+    return Device(**values | {"tags": tuple(row.tags)})
 
 
 def _standing(row: Row[tuple[object, ...]]) -> Standing:

@@ -29,12 +29,21 @@ class RolloutState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that was enrolled."""
+    """A device of the inventory.
+
+    Attributes:
+        enrolled_at: When it was entered; its first certificate may come later.
+        seal_key: X25519 public key to which content keys are sealed.
+        revoked_at: Since when it may not speak to the fleet; None when it may.
+    """
 
     id: str
     device_class: str
     tags: tuple[str, ...]
     enrolled_at: datetime
+    seal_key: bytes | None = None
+    revoked_at: datetime | None = None
+    revoked_why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class Presence:
     former_boot: int | None = None
     former_connection: int = 0
     alternated_at: datetime | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Dialect
 
 from quarterdeck_shared.telemetry.window import COUNTERS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -57,6 +57,44 @@ devices = Table(
     Column("device_class", Text, nullable=False),
     Column("tags", JSON, nullable=False),
     Column("enrolled_at", Moment, nullable=False),
+    Column("seal_key", LargeBinary),
+    Column("revoked_at", Moment),
+    Column("revoked_why", Text, nullable=False, server_default=""),
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("digest", Text, primary_key=True),  # sha256 of the token
+    Column("device", Text, ForeignKey(devices.c.id), nullable=False),
+    Column("claim", Text, ForeignKey(claims.c.name), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("used_at", Moment),
+    Column("withdrawn_at", Moment),
+    Index("tokens_by_device", "device"),
+)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("serial", Text, primary_key=True),  # hexadecimal
+    Column("device", Text, ForeignKey(devices.c.id), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("public_key", LargeBinary, nullable=False),  # SubjectPublicKeyInfo, DER
+    Column("not_before", Moment, nullable=False),
+    Column("not_after", Moment, nullable=False),
+    Column("revoked_at", Moment),
+    Column("revoked_why", Text, nullable=False, server_default=""),
+    Index("certificates_by_device", "device", "generation", unique=True),
 )
 
 presence = Table(
@@ -71,6 +109,20 @@ presence = Table(
     Column("former_boot", BigInteger),
     Column("former_connection", BigInteger, nullable=False),
     Column("alternated_at", Moment),
+    Column("client", Text, nullable=False, server_default=""),
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("device", Text, ForeignKey(devices.c.id), primary_key=True),
+    Column("boot", BigInteger, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("received_at", Moment, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("attack", Text),
+    Column("body", LargeBinary, nullable=False),
+    Index("refusals_by_time", "device", "received_at"),
 )
 
 reported = Table(
@@ -172,6 +224,33 @@ members = Table(
     Column("previous_release", Text),
     Column("previous_target", Text),
     Column("undo_sequence", BigInteger),
+)
+
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("token_digest", Text),  # sha256 of the token
+    Column("certificate", Text),  # sha256 of the certificate, DER
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Index("operators_by_token", "token_digest", unique=True),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("act", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("body", Text, nullable=False),  # canonical JSON of the whole entry
+    Column("digest", Text, nullable=False),  # sha256 of the body; names the one before
+    Index("audit_by_subject", "subject", "number"),
 )
 
 decisions = Table(

@@ -62,7 +62,7 @@ def test_an_index_of_the_version_before_is_refused_by_its_version() -> None:
     fields = make_index().model_dump(mode="json", exclude={"session"})
     old = json.dumps(fields | {"v": 1, "threads": 1}).encode()
 
-    with pytest.raises(RejectedError, match="v: Input should be 2") as refused:
+    with pytest.raises(RejectedError, match="v: Input should be 3") as refused:
         Index.decode(old, limit=MAX_INDEX_BYTES)
 
     assert refused.value.code is Code.VERSION_UNKNOWN
