@@ -23,6 +23,7 @@ from tuf.api.serialization.json import JSONSerializer
 from tuf.ngclient.fetcher import FetcherInterface
 
 from quarterdeck_agent.update.trust import Accepted, Trust
+from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.director import Director
@@ -49,10 +50,14 @@ class HostileBroker(FetcherInterface):
         self.instead: Files = {}
         self.asked: list[str] = []
 
+    def answer(self, name: str) -> bytes | None:
+        """Return what is served under ``name``, or None."""
+        self.asked.append(name)
+        return self.instead[name] if name in self.instead else self._read(name)
+
     def _fetch(self, url: str) -> Iterator[bytes]:
         name = url.removeprefix("/")
-        self.asked.append(name)
-        data = self.instead[name] if name in self.instead else self._read(name)
+        data = self.answer(name)
         if data is None:
             raise DownloadHTTPError(f"there is no {name}", 404)
         return (data[at : at + PIECE] for at in range(0, len(data), PIECE))
@@ -61,10 +66,16 @@ class HostileBroker(FetcherInterface):
 class World:
     """A fleet of two classes with one release, and what an attacker can do to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        home: Home | None = None,
+        clock: ManualClock | None = None,
+    ) -> None:
         self.folder = folder
-        self.clock = ManualClock()
-        self.home = copied_home(folder / "home", released=True)
+        self.clock = clock or ManualClock()
+        self.home = home or copied_home(folder / "home", released=True)
         self.repository = Repository(self.home, self.clock)
         self.catalog = Catalog(self.home)
         self.broker = HostileBroker(self.repository.read)
