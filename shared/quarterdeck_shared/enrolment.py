@@ -16,7 +16,8 @@ from quarterdeck_shared.wire import Wire
 MAX_CSR_BYTES = 4096
 MAX_CHAIN_BYTES = 16 * 1024
 CLAIM_PREFIX = "claim-"
-"""Common names of claim certificates begin so; no device's id does."""
+"""Common names of claim certificates begin so; no device's id does. The name of a claim
+is the whole common name, on topics and in permissions too."""
 
 
 class EnrolRequest(Wire):

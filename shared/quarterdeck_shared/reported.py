@@ -24,6 +24,9 @@ class SessionState(Wire):
         client: The MQTT client id of a device's session: a secret between it and the
             controller, who can end the session by it. The controller's own state,
             which everybody reads, leaves it empty.
+        generation: Of the certificate with which a device came: its subject's serial
+            number. It tells the controller that a new one is in use, so that the ones
+            before can be retired. 0 says nothing.
     """
 
     v: Literal[1] = 1
@@ -31,6 +34,7 @@ class SessionState(Wire):
     boot: int = Field(ge=0, lt=1 << 53)
     connection: int = Field(ge=0, lt=1 << 53)
     client: str = Field(default="", max_length=64)
+    generation: int = Field(default=0, ge=0, lt=1 << 31)
 
 
 class Slot(Wire):
