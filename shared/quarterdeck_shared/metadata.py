@@ -2,9 +2,9 @@
 
 import struct
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -17,12 +17,25 @@ _HEADER = struct.Struct("!BBxxIQ")
 FOUND, NOT_FOUND = 1, 2
 
 
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("a name may hold printable characters only")
+    return name
+
+
 class MetadataRequest(Wire):
-    """A device asks for one file of the repository."""
+    """A device asks for one file of the repository.
+
+    Attributes:
+        name: Any name that can be shown in a log: whoever answers resolves it by a
+            pattern of its own, never as a path. TUF asks for roles by any name.
+    """
 
     v: Literal[1] = 1
     id: int = Field(ge=0, lt=1 << 63)
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9./-]{0,254}$")
+    name: Annotated[
+        str, Field(min_length=1, max_length=255), AfterValidator(_printable)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,7 +265,7 @@ async def test_a_device_that_floods_is_bounded_and_others_are_answered(
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"{}", b"[]", b"\xff" * 70_000, b'{"id":1,"name":"../x"}']
+    "payload", [b"", b"{}", b"[]", b"\xff" * 70_000, b'{"id":1,"name":"a\\u0000"}']
 )
 async def test_a_request_that_is_none_is_dropped(
     memory: MemoryYard, payload: bytes

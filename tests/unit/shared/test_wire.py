@@ -41,7 +41,7 @@ def test_a_message_survives_its_encoding() -> None:
 
 
 def test_a_message_of_an_unknown_version_is_refused_by_version() -> None:
-    assert refusal(changed(v=2)).code is Code.VERSION_UNKNOWN
+    assert refusal(changed(v=9)).code is Code.VERSION_UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,21 @@ def test_a_metadata_reply_past_one_piece_is_refused() -> None:
         MetadataReply.decode(reply.encode() + b"y")
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", ".hidden", "A.json", "", "a" * 256])
-def test_a_request_cannot_name_what_no_repository_holds(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["", "a" * 256, "a\nb", "a\x00", "a\x1b[2J", "\ud800", "a\u2028b"]
+)
+def test_a_request_cannot_name_what_a_log_could_not_show(name: str) -> None:
     payload = json.dumps({"v": 1, "id": 1, "name": name}).encode()
 
     with pytest.raises(RejectedError):
         MetadataRequest.decode(payload)
+
+
+@pytest.mark.parametrize("name", ["A.json", "1.%2Frole.json", "?", "ü", "a" * 255])
+def test_a_request_may_name_any_role(name: str) -> None:
+    request = MetadataRequest(id=1, name=name)
+
+    assert MetadataRequest.decode(request.encode()) == request
 
 
 def index(**changes: object) -> dict[str, object]:
