@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,11 +30,23 @@ _ISSUED_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where metadata comes from, where it is cached, and what it is anchored in."""
+    """Where metadata comes from, where it is cached, and what it is anchored in.
+
+    Attributes:
+        root: The signed root that a device is anchored in. None takes the cached one
+            for it, which no device may do: it is for tools that hold no root of
+            their own.
+        config: Bounds on what may be read.
+        metadata_url: What the fetcher finds before the name of metadata.
+        targets_url: What it finds before the name of a target.
+    """
 
     fetcher: FetcherInterface
     cache: Path
-    root: bytes
+    root: bytes | None
+    config: UpdaterConfig = field(default_factory=lambda: CONFIG)
+    metadata_url: str = "/"
+    targets_url: str = "/targets/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +79,10 @@ class Refreshed:
             left_over.unlink()  # of a write that a power cut interrupted
         self._updater = Updater(
             str(source.cache),
-            metadata_base_url="/",
-            target_base_url="/targets/",
+            metadata_base_url=source.metadata_url,
+            target_base_url=source.targets_url,
             fetcher=source.fetcher,
-            config=CONFIG,
+            config=source.config,
             bootstrap=source.root,
         )
         # The library has no public parameter for the reference time.
