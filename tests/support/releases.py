@@ -165,13 +165,17 @@ def evaluation(
             "notes": (),
             "provenance": Provenance(
                 model_sha256="0" * 64,
-                calibration_sha256="0" * 64,
-                evaluation_sha256="0" * 64,
+                calibration_sha256="1" * 64,
+                evaluation_sha256="2" * 64,
                 calibration_samples=10,
                 seed=0,
                 settings={},
-                versions={},
+                versions={"onnxruntime": "1.32.0"},
                 machine_isa=(),
+                profile_sha256="3" * 64,
+                invocation="a run of the tests",
+                started=NOW - timedelta(hours=1),
+                finished=NOW,
             ),
         }
     )

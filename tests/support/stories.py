@@ -1,5 +1,6 @@
 """Evaluations and stories made up for a test: one class that got a variant."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from quarterdeck_controller.optimize.evaluation import (
@@ -121,6 +122,10 @@ def provenance(**changes: object) -> Provenance:
         "settings": {"kind": "static", "scheme": "u8s8", "per_channel": True},
         "versions": {"onnxruntime": "1.32.0"},
         "machine_isa": ("x86-64", "avx2"),
+        "profile_sha256": "f" * 64,
+        "invocation": "a run",
+        "started": datetime(2026, 11, 1, 12, tzinfo=UTC),
+        "finished": datetime(2026, 11, 1, 12, 5, tzinfo=UTC),
     }
     return Provenance(**(fields | changes))
 

@@ -7,7 +7,7 @@ way is in ``search.json`` (``search.record``), which stays.
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AwareDatetime, ConfigDict, Field
 
 from quarterdeck_shared.device import Requirements
 from quarterdeck_shared.ids import ClassName, ModelName, Sha256
@@ -132,7 +132,12 @@ class Baselines(Wire):
 
 
 class Provenance(Wire):
-    """What went in, so that the same bytes can be made again."""
+    """What went in, so that the same bytes can be made again, and the run that did it.
+
+    Attributes:
+        profile_sha256: Of the class profile's canonical form (``Profile.sha256``).
+        invocation: Drawn for the run; all classes of one run share it.
+    """
 
     model_sha256: Sha256
     calibration_sha256: Sha256
@@ -143,6 +148,10 @@ class Provenance(Wire):
     overrides: tuple[tuple[str, str], ...] = Field(default=(), max_length=65536)
     versions: dict[str, str]
     machine_isa: tuple[str, ...]
+    profile_sha256: Sha256
+    invocation: str = Field(min_length=1, max_length=100)
+    started: AwareDatetime
+    finished: AwareDatetime
 
 
 class Evaluation(Wire):
@@ -175,7 +184,7 @@ class Evaluation(Wire):
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
-    v: Literal[2] = 2
+    v: Literal[3] = 3
     name: ModelName
     device_class: ClassName
     recipe: str | None = Field(max_length=64)

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
+from secrets import token_hex
 
 from quarterdeck_controller.optimize import steps
 from quarterdeck_controller.optimize.data.samples import Data, Given, Samples, save
@@ -174,7 +176,8 @@ def optimize_all(
             folder = Path(name)
             with _workbench(folder, model, options) as bench:
                 task = _task(folder, _exported(bench, folder, model), data, options)
-                run = _Run(bench, options, on_progress, clock, clock.monotonic())
+                run = _Run(bench, options, on_progress, clock, clock.monotonic(),
+                           token_hex(16), clock.now())  # fmt: skip
                 return run.all(get_ready(
                     bench, folder, task, tuple(profiles), run.saying("")
                 ), profiles)  # fmt: skip
@@ -193,6 +196,8 @@ class _Run:
     show: Show
     clock: Clock
     began: float
+    invocation: str
+    started: datetime
 
     def saying(self, device_class: str) -> Callable[[str, str], None]:
         def say(rung: str, sentence: str) -> None:
@@ -279,9 +284,19 @@ class _Run:
             name=options.name,
             labels=options.labels,
             seed=options.seed,
-            versions={name: version(name) for name in LIBRARIES},
+            versions=_versions(),
             isa=machine_isa(),
+            invocation=self.invocation,
+            started=self.started,
+            finished=self.clock.now(),
         )
+
+
+def _versions() -> dict[str, str]:
+    tools = ("quarterdeck-controller", *LIBRARIES)
+    return {name: version(name) for name in tools} | {
+        "python": platform.python_version()
+    }
 
 
 @contextmanager

@@ -5,6 +5,7 @@ one's own is given by its path wherever a class is asked for.
 """
 
 import tomllib
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, Self
 
@@ -168,6 +169,11 @@ class Profile(_Section):
             runtime=self.runtime,
             provider=self.provider,
         )
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the profile's canonical form, by which records name it."""
+        return sha256(self.model_dump_json().encode()).hexdigest()
 
     def limits(self) -> Limits:
         """Return what the device checks by itself."""

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from quarterdeck_controller.optimize import golden, steps
 from quarterdeck_controller.optimize.data.split import Split
@@ -51,6 +52,9 @@ class Context:
     seed: int
     versions: Mapping[str, str]
     isa: tuple[str, ...]
+    invocation: str
+    started: datetime
+    finished: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def write_evaluation(
         files=dict(files),
         baselines=scored.baselines if scored else None,
         notes=_notes(ready, verdict),
-        provenance=_provenance(ready, verdict, context),
+        provenance=_provenance(ready, profile, verdict, context),
     )
 
 
@@ -288,7 +292,9 @@ def _notes(ready: Ready, verdict: Verdict | None) -> tuple[str, ...]:
     )
 
 
-def _provenance(ready: Ready, verdict: Verdict | None, context: Context) -> Provenance:
+def _provenance(
+    ready: Ready, profile: Profile, verdict: Verdict | None, context: Context
+) -> Provenance:
     recipe = verdict.candidate.recipe if verdict else None
     settings = asdict(recipe) if recipe else {}
     overrides = settings.pop("overrides", ())
@@ -304,6 +310,10 @@ def _provenance(ready: Ready, verdict: Verdict | None, context: Context) -> Prov
         overrides=overrides,
         versions=dict(context.versions),
         machine_isa=context.isa,
+        profile_sha256=profile.sha256,
+        invocation=context.invocation,
+        started=context.started,
+        finished=context.finished,
     )
 
 
