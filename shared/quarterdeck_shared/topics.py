@@ -1,8 +1,9 @@
 """Every topic there is. Nowhere else does a topic's "/" appear.
 
 PROTOCOL.md section 2 is the table of these topics: who publishes, who reads,
-which are retained. Broker permissions are generated from ``device_publishes`` and
-``device_subscribes``, so what a device may do is written here once.
+which are retained. Broker permissions are generated from ``device_publishes``,
+``device_subscribes`` and their likes for claims, so what anybody may do is written
+here once.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,22 @@ UP_METADATA = "metadata"
 UP_NEED = "need"
 UP_CERTIFICATE = "certificate"
 UP_REFUSAL = "refusal"
+
+UP_LEAVES = (
+    UP_STATE,
+    UP_REPORTED,
+    UP_EVENT,
+    UP_TELEMETRY,
+    UP_METADATA,
+    UP_NEED,
+    UP_CERTIFICATE,
+    UP_REFUSAL,
+)
+"""All that a device publishes. Permissions name each: a device that could publish
+under any name could have the broker keep any number of retained messages."""
+
+UP_RETAINED = (UP_STATE, UP_REPORTED, UP_REFUSAL)
+"""What the broker keeps of a device, and what goes with it."""
 
 DOWN_ASSIGNMENT = "assignment"
 DOWN_METADATA = "metadata"
@@ -128,7 +145,7 @@ def leaf(topic: str) -> str:
 
 def device_publishes(device: str) -> tuple[str, ...]:
     """Return the filters that ``device``, and only it, may publish to."""
-    return (f"{ROOT}/device/{_checked(device)}/up/#",)
+    return tuple(up(device, leaf) for leaf in UP_LEAVES)
 
 
 def device_subscribes(device: str, device_class: str) -> tuple[str, ...]:

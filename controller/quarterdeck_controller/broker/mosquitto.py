@@ -1,18 +1,25 @@
 """mosquitto as the fleet's broker: the common single broker on premises.
 
-The common name of a certificate becomes the user name and the client id, so that no
-device can take over the session of another. mosquitto grants every subscription and
-then delivers nothing that the list of permissions does not allow.
+The whole subject of a certificate becomes the name of the user (``subject.py``), so
+that one generation of a device can lose its permissions while the next has them: at
+once, in live sessions too. mosquitto lets in whoever its authority vouches for and is
+on no revocation list, grants every subscription, and then delivers and takes nothing
+that the list of permissions does not allow.
+
+Client ids are not tied to certificates: that would make them known to all, and one
+claim certificate could not be shared by a batch of machines. They are secrets instead,
+128 random bits drawn at every start, without which no session can be taken over.
 """
 
 import functools
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from quarterdeck_controller.broker import subject
 from quarterdeck_controller.broker.embedded import EmbeddedBroker, Flavour
-from quarterdeck_controller.broker.port import CONTROLLER, Admission, Grant
+from quarterdeck_controller.broker.port import Admission
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Endpoint
 from quarterdeck_shared.codes import Code
@@ -41,8 +48,7 @@ def configuration(folder: Path, server: Endpoint, user: str | None) -> str:
         f"keyfile {server.key}",
         "tls_version tlsv1.2",
         "require_certificate true",
-        "use_identity_as_username true",
-        "use_username_as_clientid true",
+        "use_subject_as_username true",
         "allow_anonymous false",
         f"acl_file {folder / PERMISSIONS}",
         f"message_size_limit {2 * MAX_FRAME_BYTES}",
@@ -62,15 +68,27 @@ def configuration(folder: Path, server: Endpoint, user: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def permissions(devices: Sequence[Grant]) -> str:
+def permissions(admission: Admission) -> str:
     """Return the text of mosquitto's list of permissions; who is not in it has none."""
-    lines = [f"user {CONTROLLER}", f"topic readwrite {topics.ROOT}/#"]
-    for grant in devices:
-        reads = topics.device_subscribes(grant.device, grant.device_class)
-        lines += ["", f"user {grant.device}"]
-        lines += [f"topic write {it}" for it in topics.device_publishes(grant.device)]
-        lines += [f"topic read {it}" for it in reads]
+    lines = [f"user {subject.of_controller()}", f"topic readwrite {topics.ROOT}/#"]
+    for grant in admission.devices:
+        publishes = topics.device_publishes(grant.device)
+        subscribes = topics.device_subscribes(grant.device, grant.device_class)
+        for named in subject.of_device(grant):
+            lines += _user(named, publishes, subscribes)
+    for claim in admission.claims:
+        publishes = topics.claim_publishes(claim)
+        subscribes = topics.claim_subscribes(claim)
+        lines += _user(subject.of_claim(claim), publishes, subscribes)
     return "\n".join(lines) + "\n"
+
+
+def _user(
+    named: str, publishes: Iterable[str], subscribes: Iterable[str]
+) -> Iterator[str]:
+    yield from ("", f"user {named}")
+    yield from (f"topic write {it}" for it in publishes)
+    yield from (f"topic read {it}" for it in subscribes)
 
 
 def find_program(search: str | None = None) -> Path:
@@ -91,7 +109,7 @@ def _files(folder: Path, server: Endpoint, admission: Admission) -> Mapping[str,
     user = "root" if os.geteuid() == 0 else None
     return {
         CONFIG: configuration(folder, server, user),
-        PERMISSIONS: permissions(admission.devices),
+        PERMISSIONS: permissions(admission),
     }
 
 

@@ -1,11 +1,14 @@
 """nats-server as the fleet's broker: the default, from a wheel, without root.
 
-NATS maps a certificate to a user by its whole subject. An MQTT filter that ends in
-``/#`` needs two grants, for NATS knows no level that may be missing; and a publish
-that is not allowed is acknowledged and dropped, so a device learns of it from nobody.
-It does not tie the client id to the certificate: a device of the fleet that goes by
-the id of another cannot read or write for it, but cuts its session off. Where devices
-may turn hostile, mosquitto is the stricter broker.
+NATS maps a certificate to a user by its whole subject (``subject.py``). An MQTT filter
+that ends in ``/#`` needs two grants, for NATS knows no level that may be missing; and a
+publish that is not allowed is acknowledged and dropped, so a device learns of it from
+nobody. Sessions of those that are admitted no longer are ended when it reads its
+configuration again.
+
+It does not tie the client id to the certificate: who goes by the client id of another
+cuts its session off. Client ids are therefore secrets, 128 random bits drawn at every
+start.
 """
 
 import functools
@@ -13,11 +16,13 @@ import importlib.metadata
 import json
 import shutil
 import sysconfig
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from quarterdeck_controller.broker import subject
 from quarterdeck_controller.broker.embedded import EmbeddedBroker, Flavour
-from quarterdeck_controller.broker.port import CONTROLLER, Admission, Grant
+from quarterdeck_controller.broker.port import Admission, Grant
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Endpoint
 from quarterdeck_shared.codes import Code
@@ -53,8 +58,9 @@ def configuration(folder: Path, server: Endpoint, admission: Admission) -> str:
         "authorization": {
             "timeout": _HANDSHAKE_S,
             "users": [
-                {"user": f"CN={CONTROLLER}", **_MQTT_ONLY},
-                *map(_user, admission.devices),
+                {"user": subject.of_controller(), **_MQTT_ONLY},
+                *(user for grant in admission.devices for user in _device(grant)),
+                *map(_claim, admission.claims),
             ],
         },
     }
@@ -104,17 +110,27 @@ def _tls(server: Endpoint) -> dict[str, Any]:
     }
 
 
-def _user(grant: Grant) -> dict[str, Any]:
-    publish = topics.device_publishes(grant.device)
-    subscribe = topics.device_subscribes(grant.device, grant.device_class)
+def _device(grant: Grant) -> Iterator[dict[str, Any]]:
+    publishes = topics.device_publishes(grant.device)
+    subscribes = topics.device_subscribes(grant.device, grant.device_class)
+    for named in subject.of_device(grant):
+        yield _user(named, publishes, subscribes)
+
+
+def _claim(claim: str) -> dict[str, Any]:
+    named = subject.of_claim(claim)
+    return _user(named, topics.claim_publishes(claim), topics.claim_subscribes(claim))
+
+
+def _user(
+    named: str, publishes: Iterable[str], subscribes: Iterable[str]
+) -> dict[str, Any]:
     return {
-        "user": f"CN={grant.device},OU={grant.device_class}",
+        "user": named.replace("serialNumber=", "SERIALNUMBER="),
         **_MQTT_ONLY,
         "permissions": {
-            "publish": [subject for topic in publish for subject in subjects(topic)],
-            "subscribe": [
-                subject for topic in subscribe for subject in subjects(topic)
-            ],
+            "publish": [it for topic in publishes for it in subjects(topic)],
+            "subscribe": [it for topic in subscribes for it in subjects(topic)],
         },
     }
 
