@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Protocol, TextIO
 from quarterdeck_controller.announce import Announcer
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
 from quarterdeck_controller.broker.nats import NatsBroker
-from quarterdeck_controller.broker.port import CONTROLLER, Admission, Broker, Grant
+from quarterdeck_controller.broker.port import Admission, Broker, Grant
 from quarterdeck_controller.fleet.assignments import Assignments
 from quarterdeck_controller.fleet.listener import Listener
 from quarterdeck_controller.fleet.services import ensure_services
@@ -67,7 +68,7 @@ async def serve(home: Home, clock: Clock, rng: Rng, *, boot: int, ready: Ready) 
             log.info("event=certificate_issued for=%s", name)
         async with _broker(home, settings, store, clock) as broker:
             endpoint = _endpoint(home, settings)
-            bus = MqttBus(endpoint, CONTROLLER, clock=clock, rng=rng)
+            bus = MqttBus(endpoint, secrets.token_hex(16), clock=clock, rng=rng)
             parts = _assemble(home, store, bus, broker, clock=clock, boot=boot)
             await bus.start()
             try:

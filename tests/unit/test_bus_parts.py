@@ -10,7 +10,7 @@ from quarterdeck_shared.bus.backoff import (
     LONGEST_S,
     SHORTS,
     STABLE_S,
-    TAKEOVER_S,
+    TURNED_AWAY_S,
     Backoff,
 )
 from quarterdeck_shared.bus.handlers import matches
@@ -57,14 +57,14 @@ def test_a_stable_session_starts_the_waits_anew() -> None:
     assert worn.after_loss(STABLE_S) == Backoff()
 
 
-def test_sessions_cut_right_after_they_began_look_like_a_takeover() -> None:
+def test_sessions_cut_right_after_they_began_look_turned_away() -> None:
     backoff = Backoff()
     for _ in range(SHORTS):
-        assert not backoff.looks_like_takeover
+        assert not backoff.looks_turned_away
         backoff = backoff.after_loss(0.1)
 
-    assert backoff.looks_like_takeover
-    assert backoff.delay_s(random.Random(1)) >= TAKEOVER_S / 2
+    assert backoff.looks_turned_away
+    assert backoff.delay_s(random.Random(1)) >= TURNED_AWAY_S / 2
 
 
 def test_a_budget_lets_out_its_rate_and_no_more() -> None:

@@ -13,13 +13,14 @@ STABLE_S = 30.0
 """A session that lasted this long was healthy: its loss starts the waits anew."""
 
 SHORT_S = 3.0
-"""A session that was cut this soon after it began looks like a takeover."""
+"""A session that was cut this soon after it began looks turned away."""
 
 SHORTS = 3
-"""So many short sessions in a row are taken for two clients with one identity."""
+"""So many short sessions in a row are taken for a broker that does not want us: some
+let everybody in whose certificate is good, and hang up at what is not allowed."""
 
-TAKEOVER_S = 5.0
-"""Two clients that cut each other off do so at most this often."""
+TURNED_AWAY_S = 5.0
+"""A client that is turned away tries again at most this often."""
 
 
 class Rng(Protocol):
@@ -38,7 +39,7 @@ class Backoff:
     shorts: int = 0
 
     @property
-    def looks_like_takeover(self) -> bool:
+    def looks_turned_away(self) -> bool:
         """Whether sessions keep being cut right after they began."""
         return self.shorts >= SHORTS
 
@@ -56,6 +57,6 @@ class Backoff:
     def delay_s(self, rng: Rng) -> float:
         """Return the wait before the next attempt, with jitter against herds."""
         longest = min(LONGEST_S, FIRST_S * 2.0 ** min(self.attempts, 16))
-        if self.looks_like_takeover:
-            longest = max(longest, TAKEOVER_S)
+        if self.looks_turned_away:
+            longest = max(longest, TURNED_AWAY_S)
         return longest * rng.uniform(0.5, 1.0)

@@ -35,6 +35,16 @@ class MqttBus:
         rng: Rng,
         keepalive_s: int = 60,
     ) -> None:
+        """Take the parts.
+
+        Args:
+            endpoint: Where the broker is; its files are read at every connect.
+            client_id: The MQTT client id: a secret, drawn at every start of a process,
+                by which the session could be taken over. It is never logged.
+            clock: What connections are timed by.
+            rng: Where the jitter of the waits comes from.
+            keepalive_s: How soon a silent connection is noticed, at 1.5 times this.
+        """
         self._endpoint = endpoint
         self._client_id = client_id
         self._clock = clock
@@ -77,9 +87,7 @@ class MqttBus:
     async def start(self) -> None:
         """Begin to connect, and return without waiting for it."""
         if self._task is None:
-            self._task = asyncio.create_task(
-                self._keep_connected(), name=f"bus[{self._client_id}]"
-            )
+            self._task = asyncio.create_task(self._keep_connected(), name="bus")
 
     async def wait_connected(self, timeout_s: float) -> None:
         """Return once the session is up, or raise why it is not."""
@@ -185,7 +193,7 @@ class MqttBus:
         if session.lost.done():
             return
         if self._trouble is not None:
-            log.info("event=broker_connected client=%s: connected", self._client_id)
+            log.info("event=broker_connected attempt=%d: connected", self._connections)
         self._trouble = None
         self._up.set()
         call_all(self._on_connected)
@@ -197,12 +205,13 @@ class MqttBus:
             call_all(self._on_disconnected)
 
     def _explain_loss(self, session: Session) -> QuarterdeckError:
-        if not self._backoff.looks_like_takeover:
+        if not self._backoff.looks_turned_away:
             return explain(session.wire.error, self._endpoint)
+        where = f"{self._endpoint.host}:{self._endpoint.port}"
         return RejectedError(
-            Code.DUPLICATE_IDENTITY,
-            f"{self._backoff.shorts} sessions of {self._client_id} in a row were cut "
-            "right after they began; another client with this identity does that",
+            Code.BROKER_REFUSED,
+            f"{where}: {self._backoff.shorts} sessions in a row were cut right after "
+            "they began; a broker does that to who may not publish what it does",
         )
 
     def _take_note(self, error: QuarterdeckError) -> None:
@@ -210,8 +219,7 @@ class MqttBus:
         self._trouble = error
         log.log(
             logging.DEBUG if repeated else logging.WARNING,
-            "event=broker_lost client=%s attempt=%d code=%s: %s",
-            self._client_id,
+            "event=broker_lost attempt=%d code=%s: %s",
             self._connections,
             error.code,
             error.detail,
