@@ -24,6 +24,7 @@ from quarterdeck_agent.update.lazy import LazyTrust
 from quarterdeck_agent.update.machine import Machine
 from quarterdeck_agent.update.record import Reason, Record
 from quarterdeck_agent.update.slots import Slots
+from quarterdeck_agent.update.unseal import Opener
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.clock import Clock, SystemClock
 from quarterdeck_shared.codes import Code
@@ -71,7 +72,7 @@ class Agent:
         self._outbox = Outbox(state / "outbox")
         self._sender = Sender(self._bus, device, self._outbox, clock)
         self._collector = Collector(self._boot, clock, self._outbox.keep)
-        slots = Slots(state, clock)
+        slots = Slots(state, clock, Opener(device, state / "seal.key"))
         self._server = Server(slots, self._collector, clock)
         self._trust = LazyTrust(settings, self._bus, clock)
         self._link = Link(

@@ -11,6 +11,7 @@ from time import perf_counter
 
 from quarterdeck_agent.runtime.server import Server
 from quarterdeck_agent.update.slots import Slots
+from quarterdeck_agent.update.unseal import Opener
 from quarterdeck_controller.optimize.session import open_session
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.errors import QuarterdeckError
@@ -28,7 +29,7 @@ PEER = "onnxruntime in process"
 
 def measure(folder: Path, *, quick: bool) -> list[Figure]:
     """Ask one by one, then under load while models are swapped."""
-    slots = Slots(folder, SystemClock())
+    slots = Slots(folder, SystemClock(), Opener("device-1", folder / "seal.key"))
     slots.prepare()
     models = [exercises.model_bytes(version) for version in (1, 2)]
     artifacts = [

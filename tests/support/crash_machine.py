@@ -21,6 +21,7 @@ from quarterdeck_agent.update.machine import Machine
 from quarterdeck_agent.update.record import Record
 from quarterdeck_agent.update.slots import COPY, Slots
 from quarterdeck_agent.update.transitions import State
+from quarterdeck_agent.update.unseal import Opener
 from quarterdeck_shared.assignment import Assignment, Probation, Target
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.device import Capabilities
@@ -64,7 +65,9 @@ class World:
 
     @property
     def slots(self) -> Slots:
-        return Slots(self.state, SystemClock())
+        return Slots(
+            self.state, SystemClock(), Opener("device-1", self.state / "seal.key")
+        )
 
     def release(self, version: int, behaviour: str) -> str:
         """Publish an artifact and return its digest."""
@@ -264,7 +267,7 @@ class TornSlots(Slots):
     """Slots whose record may be written by half: the copy, but not the record."""
 
     def __init__(self, state: Path, killer: _Killer) -> None:
-        super().__init__(state, SystemClock())
+        super().__init__(state, SystemClock(), Opener("device-1", state / "seal.key"))
         self._killer = killer
 
     def save(self, record: Record) -> None:

@@ -391,7 +391,9 @@ class Machine:
 
     def _stage(self, accepted: Accepted) -> Reason | None:
         try:
-            self._slots.stage(accepted.artifact, accepted.index)
+            self._slots.stage(
+                accepted.artifact, accepted.index, accepted.assignment.content_key
+            )
         except QuarterdeckError as error:
             return Reason.of(error)
         return None

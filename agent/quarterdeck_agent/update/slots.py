@@ -1,7 +1,10 @@
 """Slots on disk and the record that points at them.
 
-A slot is a folder ``slots/<artifact digest>/`` with ``index.json`` and the parts. The
-record ``update.json`` is the only pointer, so a switch is one atomic write. It is
+A slot is a folder ``slots/<artifact digest>/`` with ``index.json`` and the parts.
+Sealed parts stay sealed on the disk; ``content.key`` beside them is what the assignment
+carried, which only this device can use.
+
+The record ``update.json`` is the only pointer, so a switch is one atomic write. It is
 written twice, first the copy: a damaged record is read from there. Should both be
 damaged, the newest slot marked as committed, whose every byte still has its digest,
 serves again, and the rest waits for the controller's retained assignment.
@@ -18,6 +21,7 @@ from typing import BinaryIO
 
 from quarterdeck_agent.durable import disk_error, write
 from quarterdeck_agent.update.record import Record
+from quarterdeck_agent.update.unseal import Opener
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import sync_folder
@@ -25,10 +29,11 @@ from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 from quarterdeck_shared.ids import ReleaseId, Sha256
 from quarterdeck_shared.index import MAX_INDEX_BYTES, Index, PartName, digest
 from quarterdeck_shared.reported import Slot
+from quarterdeck_shared.sealing import is_sealed
 from quarterdeck_shared.wire import Wire
 
 RECORD, COPY = "update.json", "update.copy.json"
-INDEX, COMMITTED = "index.json", "committed.json"
+INDEX, COMMITTED, CONTENT_KEY = "index.json", "committed.json", "content.key"
 _HASH_BYTES = 1 << 20
 
 
@@ -54,8 +59,9 @@ class Slots:
     Only one process may use a state folder at a time; the agent's lock sees to it.
     """
 
-    def __init__(self, state: Path, clock: Clock) -> None:
+    def __init__(self, state: Path, clock: Clock, opener: Opener) -> None:
         self._state = state
+        self._opener = opener
         self._clock = clock
         self._slots = state / "slots"
 
@@ -147,11 +153,17 @@ class Slots:
 
     # -- one slot -----------------------------------------------------------
 
-    def stage(self, artifact: str, index: Index) -> Path:
+    def stage(
+        self, artifact: str, index: Index, content_key: bytes | None = None
+    ) -> Path:
         """Make the slot's folder with its index, and return it.
 
+        ``content_key`` is what the assignment carries to open a sealed artifact.
+
         Raises:
-            RejectedError: ``METADATA_INVALID`` when the index is not the artifact's.
+            RejectedError: ``METADATA_INVALID`` when the index is not the artifact's;
+                ``SEAL_INVALID`` or ``INCOMPATIBLE`` when it is sealed and this device
+                cannot open it.
             TransientError: ``DISK_FULL`` or ``DISK_FAILED``.
         """
         data, folder = index.encode(), self.folder(artifact)
@@ -161,6 +173,8 @@ class Slots:
                 f"the index is not canonical: {digest(data)[:12]}, "
                 f"{artifact[:12]} is signed",
             )
+        if is_sealed(index):
+            self._opener.check(content_key, index)
         try:
             folder.mkdir(exist_ok=True)
             sync_folder(self._slots)
@@ -168,6 +182,8 @@ class Slots:
             raise disk_error(error, folder) from error
         if not (folder / INDEX).exists():
             write(folder / INDEX, data)
+        if content_key is not None:
+            write(folder / CONTENT_KEY, content_key)
         return folder
 
     def index(self, artifact: str) -> Index:
@@ -195,15 +211,33 @@ class Slots:
         """
         index = self.index(artifact)
         for part in index.parts:
-            self.open(artifact, index, part.name).close()
+            self._hashed(artifact, index, part.name).close()
         return index
 
     def open(self, artifact: str, index: Index, name: PartName) -> BinaryIO:
         """Return a part opened for reading, hashed through that very descriptor.
 
+        A sealed part is opened into memory.
+
         Raises:
-            RejectedError: ``ARTIFACT_INVALID``.
+            RejectedError: ``ARTIFACT_INVALID``, and for a sealed part
+                ``SEAL_INVALID`` or ``INCOMPATIBLE``.
         """
+        part, file = index.part(name), self._hashed(artifact, index, name)
+        if part.plain is None:
+            return file
+        with file:
+            wrapped = self._content_key(artifact)
+            key = self._opener.content_key(wrapped, index)
+            return self._opener.open(file, part, key)
+
+    def _content_key(self, artifact: str) -> bytes | None:
+        try:
+            return (self.folder(artifact) / CONTENT_KEY).read_bytes()
+        except OSError:
+            return None
+
+    def _hashed(self, artifact: str, index: Index, name: PartName) -> BinaryIO:
         part, path = index.part(name), self.folder(artifact) / name
         try:
             file = path.open("rb", buffering=0)
@@ -244,7 +278,7 @@ class Slots:
         """Remove the parts of a slot that could not be filled; its index stays."""
         with contextlib.suppress(OSError):
             for path in self.folder(artifact).iterdir():
-                if path.name != INDEX:
+                if path.name not in (INDEX, CONTENT_KEY):
                     path.unlink()
 
     def sweep(self, record: Record) -> None:

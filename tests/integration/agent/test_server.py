@@ -11,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from quarterdeck_agent.runtime.server import LOOP_CRASHES, QUEUE_LENGTH, Server
 from quarterdeck_agent.runtime.sources import DirectorySource, pump
 from quarterdeck_agent.update.slots import Slots
+from quarterdeck_agent.update.unseal import Opener
+from quarterdeck_controller.release.seal import Seals, seal
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError
-from quarterdeck_shared.index import Limits
+from quarterdeck_shared.index import Limits, PartName, digest
 from tests.support.brokers import until
 from tests.support.installed import (
     endless_model,
@@ -26,6 +29,7 @@ from tests.support.installed import (
     hungry_model,
     install,
     linear_model,
+    make_index,
     npy,
     npz,
 )
@@ -34,7 +38,7 @@ from tests.support.meters import NotingMeter
 
 @pytest.fixture
 def slots(tmp_path: Path) -> Slots:
-    slots = Slots(tmp_path, SystemClock())
+    slots = Slots(tmp_path, SystemClock(), Opener("device-1", tmp_path / "seal.key"))
     slots.prepare()
     return slots
 
@@ -53,6 +57,37 @@ async def serving(
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+async def test_a_sealed_model_is_proven_and_answers_without_plain_bytes_on_the_disk(
+    tmp_path: Path, slots: Slots
+) -> None:
+    private = X25519PrivateKey.generate()
+    (tmp_path / "seal.key").write_bytes(private.private_bytes_raw())
+    files: dict[PartName, bytes] = {
+        "model.onnx": linear_model(2),
+        "golden.npz": golden_vectors(2),
+    }
+    sealed = seal(files, 1024)
+    plain = make_index({name: files[name] for name in files})
+    index = plain.model_copy(update={"parts": sealed.parts})
+    seals = Seals(tmp_path / "controller")
+    seals.keep(index, sealed.key)
+    seal_key = private.public_key().public_bytes_raw()
+    artifact = digest(index.encode())
+    content_key = seals.wrap(index, device="device-1", seal_key=seal_key)
+    folder = slots.stage(artifact, index, content_key)
+    for name, data in sealed.files.items():
+        (folder / name).write_bytes(data)
+
+    async with serving(slots) as (server, _):
+        report = await server.prove(artifact)
+        await server.serve(artifact)
+        reply = await server.infer(npy())
+
+    assert report.agreed == report.clear == 8
+    assert reply.answer.top == 2
+    assert (folder / "model.onnx").read_bytes() != files["model.onnx"]
 
 
 async def test_a_proven_model_reproduces_its_vectors_and_then_answers(

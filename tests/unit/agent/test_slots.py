@@ -6,6 +6,7 @@ import pytest
 
 from quarterdeck_agent.update.record import Record
 from quarterdeck_agent.update.slots import COPY, RECORD, Slots
+from quarterdeck_agent.update.unseal import Opener
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -15,7 +16,7 @@ from tests.support.installed import install
 
 @pytest.fixture
 def slots(tmp_path: Path) -> Slots:
-    slots = Slots(tmp_path, SystemClock())
+    slots = Slots(tmp_path, SystemClock(), Opener("device-1", tmp_path / "seal.key"))
     slots.prepare()
     return slots
 
