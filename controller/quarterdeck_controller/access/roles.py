@@ -31,6 +31,7 @@ class Act(Enum):
     MODEL_ATTEST = ("model.attest", Role.RELEASER)
     KEY_CHANGE = ("key.change", Role.ADMIN)
     OPERATOR_CHANGE = ("operator.change", Role.ADMIN)
+    OPERATOR_RECOVER = ("operator.recover", Role.ADMIN)
     SERVE = ("serve", Role.ADMIN)
 
     @property
@@ -43,6 +44,23 @@ class Act(Enum):
         """The lowest role that may do it."""
         return self.value[1]
 
+
+OUTSIDE = frozenset(
+    {
+        Act.RELEASE_CREATE,
+        Act.RELEASE_REVOKE,
+        Act.RELEASE_DOWNGRADE,
+        Act.MODEL_ATTEST,
+        Act.KEY_CHANGE,
+        Act.SERVE,
+    }
+)
+"""Acts whose effect is not in the database, and cannot be committed with a record."""
+
+OWNERS = frozenset({Act.SERVE, Act.OPERATOR_RECOVER})
+"""Acts that whoever owns the home's files may do without a credential. To serve needs
+the keys that lie there and adds nothing to them, and a token that ran out must not keep
+a fleet down; to recover is for those whom every credential has failed."""
 
 _ORDER = tuple(Role)
 

@@ -4,17 +4,18 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
 
 import typer
 
+from quarterdeck_controller.cli.options import GIVEN, Given, hoist
 from quarterdeck_controller.cli.output import (
-    EXIT_ERROR,
     EXIT_INTERRUPTED,
-    EXIT_NOT_FOUND,
+    exit_of,
     report_error,
 )
-from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError
 
 NOUNS = MappingProxyType(
@@ -36,11 +37,12 @@ NOUNS = MappingProxyType(
 
 def main() -> None:
     """Run ``quarterdeck``; an error a person can act on is explained, not traced."""
+    front, rest = hoist(sys.argv[1:])
     try:
-        build(sys.argv[1:])()
+        build(rest)([*front, *rest])
     except QuarterdeckError as error:
         report_error(error)
-        sys.exit(EXIT_NOT_FOUND if error.code is Code.NOT_FOUND else EXIT_ERROR)
+        sys.exit(exit_of(error))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)  # while the command was still being loaded
 
@@ -59,8 +61,24 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
-def quarterdeck() -> None:
+def quarterdeck(
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="QUARTERDECK_TOKEN_FILE",
+            help="A file with your token; QUARTERDECK_TOKEN may hold the token itself.",
+        ),
+    ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="QUARTERDECK_IDENTITY",
+            help="A file with your certificate and its key.",
+        ),
+    ] = None,
+) -> None:
     """The command deck for a fleet of edge devices."""
+    GIVEN.set(Given(token_file, identity))
 
 
 def _load(app: typer.Typer, noun: str, sentence: str) -> None:

@@ -1,4 +1,8 @@
-"""Open the fleet's database for one command, and say times as people do."""
+"""The guard of every command on a fleet, and times said as people do.
+
+Whoever asks is found out, what they ask for is checked against their role, and what
+came of it is recorded, before a command sees anything of the fleet.
+"""
 
 import re
 from collections.abc import Iterator
@@ -9,28 +13,82 @@ from pathlib import Path
 
 import typer
 
-from quarterdeck_controller.access.roles import Act
+from quarterdeck_controller.access.authenticate import (
+    Actor,
+    authenticate,
+    authorize,
+    local_admin,
+)
+from quarterdeck_controller.access.recording import Recording, recorded, refused
+from quarterdeck_controller.access.roles import OWNERS, Act
+from quarterdeck_controller.cli.credentials import find, local_user, owns
 from quarterdeck_controller.cli.output import err
 from quarterdeck_controller.home import Home
+from quarterdeck_controller.store.ledger import By
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.clock import Clock, SystemClock
+from quarterdeck_shared.errors import RejectedError
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a command on the fleet needs."""
+    """What a command on the fleet needs.
+
+    Attributes:
+        store: Every transaction that writes through it is recorded in the audit log.
+    """
 
     home: Home
     store: Store
     clock: Clock
+    actor: Actor
+    recording: Recording
+
+    def audit(self, subject: str, **detail: object) -> None:
+        """Name what the act is done to, ``<noun>:<id>``, and tell of it.
+
+        Each subject is one entry in the audit log, committed with the transaction that
+        is open or with the next; without any, the act is recorded without a subject.
+        Name it before what may fail, so that a failure is recorded with it. Tell no
+        secrets.
+        """
+        self.recording.note(subject, **detail)
 
 
 @contextmanager
-def opened(path: Path, act: Act) -> Iterator[Opened]:
-    """Give the fleet at ``path`` to somebody who may do ``act``."""
-    home = Home.open(path)
+def opened(path: Path, act: Act, subject: str = "") -> Iterator[Opened]:
+    """Give the fleet at ``path`` to somebody who may do ``act``, and record it.
+
+    ``subject`` is what it is done to, ``<noun>:<id>``, where that is known before.
+
+    Raises:
+        RejectedError: ``UNAUTHENTICATED`` or ``NOT_PERMITTED``.
+    """
+    home, clock = Home.open(path), SystemClock()
     with Store.open(home.database) as store:
-        yield Opened(home, store, SystemClock())
+        actor = _admitted(home, store, act, clock, subject)
+        with recorded(
+            store, actor.doing(act), act, clock, subject=subject
+        ) as recording:
+            yield Opened(home, recording.store, clock, actor, recording)
+
+
+def _admitted(home: Home, store: Store, act: Act, clock: Clock, subject: str) -> Actor:
+    user = local_user()
+    if act in OWNERS and owns(home):
+        return local_admin(user)
+    by = By(local_admin(user).name, act=act.word)
+    try:
+        with store.read() as records:
+            # A home without operators asks for nothing, and reads no file to be given.
+            known = find(home) if records.operators.exist() else None
+            actor = authenticate(records, known, clock.now(), user=user)
+        by = actor.doing(act)
+        authorize(actor, act)
+    except RejectedError as error:
+        refused(store, by, error, clock, subject=subject)
+        raise
+    return actor
 
 
 def hint_if_unserved(home: Home) -> None:

@@ -1,5 +1,8 @@
-"""The options that many commands share."""
+"""The options that many commands share, or that stand before all of them."""
 
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,3 +22,35 @@ DEFAULT_HOME = Path("fleet-home")
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON value instead of a table.")
 ]
+
+
+CREDENTIALS = ("--token-file", "--identity")
+"""Options of the whole program that name a credential; each takes a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The files of credentials that were named on the command line."""
+
+    token_file: Path | None = None
+    identity: Path | None = None
+
+
+GIVEN: ContextVar[Given | None] = ContextVar("given", default=None)
+
+
+def hoist(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the options that name a credential, wherever they stand, and the rest."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in CREDENTIALS:
+            front += [word, *(value for value in [next(words, None)] if value)]
+        elif word.partition("=")[0] in CREDENTIALS:
+            front.append(word)
+        else:
+            rest.append(word)
+    return front, rest

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError
 
 EXIT_ERROR = 1
 EXIT_REFUSED = EXIT_NOT_FOUND = 3
+EXIT_NOT_ALLOWED = 4
 EXIT_INTERRUPTED = 130
 MAX_WIDTH = 1000
 
@@ -43,6 +46,20 @@ def print_table(
     options = out.options.update(max_width=MAX_WIDTH)
     width = max(out.width, Measurement.get(out, options, table).maximum)
     Console(file=out.file, width=width).print(table)
+
+
+_EXITS = MappingProxyType(
+    {
+        Code.NOT_FOUND: EXIT_NOT_FOUND,
+        Code.UNAUTHENTICATED: EXIT_NOT_ALLOWED,
+        Code.NOT_PERMITTED: EXIT_NOT_ALLOWED,
+    }
+)
+
+
+def exit_of(error: QuarterdeckError) -> int:
+    """Return the exit code of a command that ended with ``error``."""
+    return _EXITS.get(error.code, EXIT_ERROR)
 
 
 def report_error(error: QuarterdeckError) -> None:

@@ -56,6 +56,8 @@ class Presence:
         former_boot: The boot before this one, with its last connection, so that
             two agents that take turns on one identity can be told from a restart.
         alternated_at: When a former boot last came back; None if never.
+        client: MQTT client id of the session; empty when it was not told.
+        generation: Of the certificate it came with; 0 when it was not told.
     """
 
     device: str
@@ -68,6 +70,69 @@ class Presence:
     former_connection: int = 0
     alternated_at: datetime | None = None
     client: str = ""
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A certificate with which machines may ask to be enrolled.
+
+    Attributes:
+        name: Its common name.
+        serial: Its serial number, in hexadecimal.
+    """
+
+    name: str
+    created_at: datetime
+    expires_at: datetime
+    serial: str
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Leave for one machine to become a device, once.
+
+    Attributes:
+        digest: Sha256 of the token, in hexadecimal; the token itself is not kept.
+        serial: Of the certificate that was given for it; None before.
+    """
+
+    digest: str
+    device: str
+    claim: str
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None = None
+    serial: str | None = None
+    withdrawn_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate that was issued to a device.
+
+    Attributes:
+        serial: In hexadecimal.
+        generation: Counts the device's certificates from 1; in its subject too.
+        public_key: SubjectPublicKeyInfo, DER.
+        certificate: The whole of it, DER.
+        used_at: When the device was first seen to have come with it.
+        retired_at: When a later one was seen in use: it is not admitted any more, yet
+            nothing speaks against it.
+        revoked_at: When it was taken back.
+    """
+
+    serial: str
+    device: str
+    generation: int
+    public_key: bytes
+    not_before: datetime
+    not_after: datetime
+    certificate: bytes
+    used_at: datetime | None = None
+    retired_at: datetime | None = None
+    revoked_at: datetime | None = None
+    revoked_why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +272,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One entry of the audit trail."""
+    """Something that was decided, and why."""
 
     at: datetime
     what: str

@@ -7,6 +7,8 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from quarterdeck_controller.store.access import AuditTable
+from quarterdeck_controller.store.ledger import By, Entry
 from quarterdeck_controller.store.records import (
     Assigned,
     Decision,
@@ -187,15 +189,17 @@ class AssignmentTable:
 
 @dataclass(frozen=True, slots=True)
 class DecisionTable:
-    """The audit trail: what was decided, when, and on which numbers."""
+    """What was decided, when, and on which numbers."""
 
     connection: Connection
+    audit: AuditTable
 
     def add(self, decision: Decision) -> None:
-        """Record ``decision``."""
+        """Record ``decision``, in the audit log too."""
         values = asdict(replace(decision, numbers={}))
         values["numbers"] = dict(decision.numbers)
         self.connection.execute(insert(decisions).values(values))
+        self.audit.append(_audited(decision, self.audit.by))
 
     def of(self, rollout: int, *, limit: int = 1000) -> tuple[Decision, ...]:
         """Return the decisions on ``rollout``, oldest first."""
@@ -209,6 +213,20 @@ class DecisionTable:
             Decision(row.at, row.what, row.reason, row.rollout, row.numbers)
             for row in rows
         )
+
+
+def _audited(decision: Decision, by: By) -> Entry:
+    return Entry(
+        decision.at,
+        # An operator's word is the act that was asked for; the rest we decide.
+        by.act or "rollout.decide",
+        "" if decision.rollout is None else f"rollout:{decision.rollout}",
+        detail={
+            "what": decision.what,
+            "reason": decision.reason,
+            "numbers": decision.numbers,
+        },
+    )
 
 
 def _is_current() -> ColumnElement[bool]:
