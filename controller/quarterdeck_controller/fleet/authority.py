@@ -3,13 +3,15 @@
 Two tiers on P-256: a root that everybody pins, and an issuing authority under it that
 signs every certificate in use, so that the root's key can leave this machine at once.
 A certificate file holds the leaf and the issuing certificate; the root alone is enough
-to verify it. The subject of a device's certificate is its identity: common name the
-device, organizational unit its class.
+to verify it. The subject of a device's certificate is its identity: organizational unit
+its class, common name the device, serial number its generation, which counts the
+certificates of the device from 1. A device makes its own key: only the public half is
+ever seen here. A claim certificate lets its holder ask to be enrolled, nothing else.
 """
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,23 +25,31 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from quarterdeck_controller.fleet.requests import ProvenRequest
 from quarterdeck_shared.clock import Clock, SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
+from quarterdeck_shared.enrolment import CLAIM_PREFIX
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import is_name
 
 CONTROLLER_NAME = "controller"
 """Common name of the controller's certificate; no device may have it."""
 
+RESERVED = frozenset({CONTROLLER_NAME, "broker"})
 ROOT_DAYS = 3650
 ISSUING_DAYS = 1825
 SERVICE_DAYS = 365
 DEVICE_DAYS = 30
+REVOCATIONS_DAYS = 30
+"""A broker that holds an expired list of revocations refuses every device: the list is
+made anew daily, and good for long."""
+
 _BACKDATED = timedelta(minutes=5)
 """Certificates begin a little early: clocks of devices run behind."""
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
@@ -61,6 +71,43 @@ class Identity:
     def expires(self) -> datetime:
         """When the leaf is no longer valid."""
         return x509.load_pem_x509_certificate(self.certificate_pem).not_valid_after_utc
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate that was issued for somebody else's key.
+
+    Attributes:
+        chain_pem: The certificate and that of the issuing authority, leaf first.
+    """
+
+    leaf: x509.Certificate
+    chain_pem: bytes
+
+    @property
+    def serial(self) -> str:
+        """Its serial number, in hexadecimal."""
+        return f"{self.leaf.serial_number:x}"
+
+    @property
+    def public_key(self) -> bytes:
+        """The holder's public key: SubjectPublicKeyInfo, DER."""
+        key = self.leaf.public_key()
+        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A certificate that no longer counts, as a revocation list names it.
+
+    Attributes:
+        serial: In hexadecimal.
+        replaced: Whether a newer one took its place; it was not taken back.
+    """
+
+    serial: str
+    at: datetime
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,29 +193,118 @@ class Authority:
         return self._issue(_Leaf(_subject(CONTROLLER_NAME), usages, days))
 
     def issue_device(
-        self, device_id: str, device_class: str, days: float = DEVICE_DAYS
-    ) -> Identity:
-        """Return a fresh identity for a device, with a new key.
+        self,
+        request: ProvenRequest,
+        device_class: str,
+        generation: int,
+        *,
+        days: float = DEVICE_DAYS,
+    ) -> Issued:
+        """Return a certificate for the key of a device that has proven it.
 
         Raises:
             RejectedError: ``NAME_INVALID`` when a name is not valid or reserved.
         """
-        if not (is_name(device_id) and is_name(device_class)):
-            raise RejectedError(
-                Code.NAME_INVALID,
-                f"{device_id!r} of class {device_class!r} cannot name a device",
-            )
-        if device_id in {CONTROLLER_NAME, "broker"}:
-            raise RejectedError(Code.NAME_INVALID, f"{device_id!r} is reserved")
+        check_device_name(request.device)
+        if not is_name(device_class):
+            raise RejectedError(Code.NAME_INVALID, f"device class {device_class!r}")
+        if generation < 1:
+            raise ValueError(f"generation {generation}: they count from 1")
+        subject = _subject(request.device, device_class, generation)
         usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
-        return self._issue(_Leaf(_subject(device_id, device_class), usages, days))
+        return self._certify(_Leaf(subject, usages, days), request.key)
+
+    def issue_claim(self, name: str, *, days: float) -> Identity:
+        """Return an identity that may ask to be enrolled, with its key.
+
+        Raises:
+            RejectedError: ``NAME_INVALID`` when ``name`` is none of a claim.
+        """
+        if not (is_name(name) and name.startswith(CLAIM_PREFIX)):
+            raise RejectedError(Code.NAME_INVALID, f"{name!r} cannot name a claim")
+        usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+        return self._issue(_Leaf(_subject(name), usages, days))
+
+    def chain(self, leaf: bytes) -> bytes:
+        """Return the chain (PEM) of a certificate (DER) that was issued before."""
+        certificate = x509.load_der_x509_certificate(leaf)
+        return _chain(certificate, self._issuing.certificate)
+
+    def revocation_list(
+        self, revoked: Iterable[Revoked], *, days: float = REVOCATIONS_DAYS
+    ) -> bytes:
+        """Return the list of revocations (PEM), good for ``days``.
+
+        It is followed by the root's own, which is empty, while the root's key is here:
+        a broker that checks every link of a chain needs both.
+        """
+        issuing = _revocations(self._issuing, revoked, self._clock.now(), days)
+        root = self._root()
+        if root is None:
+            return issuing
+        return issuing + _revocations(root, (), self._clock.now(), days)
+
+    def _root(self) -> _Signer | None:
+        try:
+            return _load(self._folder / "root.pem", self._folder / "root.key")
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+            return None  # it has left, as it should
+
+    def _certify(self, leaf: _Leaf, key: ec.EllipticCurvePublicKey) -> Issued:
+        certificate = _certify(leaf, key, self._issuing, self._clock.now())
+        return Issued(certificate, _chain(certificate, self._issuing.certificate))
 
     def _issue(self, leaf: _Leaf) -> Identity:
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certify(leaf, key.public_key(), self._issuing, self._clock.now())
-        chain = (certificate, self._issuing.certificate)
-        pem = b"".join(link.public_bytes(Encoding.PEM) for link in chain)
-        return Identity(pem, _key_pem(key))
+        issued = self._certify(leaf, key.public_key())
+        return Identity(issued.chain_pem, _key_pem(key))
+
+
+def check_device_name(device: str) -> None:
+    """Refuse a name that no device may have.
+
+    Raises:
+        RejectedError: ``NAME_INVALID``.
+    """
+    if not is_name(device):
+        raise RejectedError(Code.NAME_INVALID, f"device id {device!r}")
+    if device in RESERVED or device.startswith(CLAIM_PREFIX):
+        raise RejectedError(Code.NAME_INVALID, f"device id {device!r} is reserved")
+
+
+def _chain(leaf: x509.Certificate, issuing: x509.Certificate) -> bytes:
+    return b"".join(link.public_bytes(Encoding.PEM) for link in (leaf, issuing))
+
+
+def _revocations(
+    issuer: _Signer, revoked: Iterable[Revoked], now: datetime, days: float
+) -> bytes:
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .last_update(now - _BACKDATED)
+        .next_update(now + timedelta(days=days))
+        .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()),
+            critical=False,
+        )
+    )
+    for it in revoked:
+        builder = builder.add_revoked_certificate(_entry(it))
+    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def _entry(revoked: Revoked) -> x509.RevokedCertificate:
+    builder = (
+        x509.RevokedCertificateBuilder()
+        .serial_number(int(revoked.serial, 16))
+        .revocation_date(revoked.at)
+    )
+    if revoked.replaced:
+        reason = x509.CRLReason(x509.ReasonFlags.superseded)
+        builder = builder.add_extension(reason, critical=False)
+    return builder.build()
 
 
 def _certify_authority(
@@ -248,11 +384,13 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _subject(name: str, unit: str | None = None) -> x509.Name:
-    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
-    if unit is not None:
-        attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit))
-    return x509.Name(attributes)
+def _subject(name: str, unit: str = "", generation: int = 0) -> x509.Name:
+    parts = (
+        (NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
+        (NameOID.COMMON_NAME, name),
+        (NameOID.SERIAL_NUMBER, str(generation) if generation else ""),
+    )
+    return x509.Name([x509.NameAttribute(oid, it) for oid, it in parts if it])
 
 
 def _host_name(host: str) -> x509.GeneralName:

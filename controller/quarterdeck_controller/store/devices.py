@@ -8,6 +8,7 @@ from functools import lru_cache
 from sqlalchemy import Connection, Row, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from quarterdeck_controller.store.identity import changed
 from quarterdeck_controller.store.records import (
     Device,
     DeviceEvent,
@@ -33,6 +34,39 @@ class DeviceTable:
         values = asdict(device) | {"tags": list(device.tags)}
         statement = insert(devices).values(values).on_conflict_do_nothing()
         return self.connection.execute(statement).rowcount > 0
+
+    def add_all(self, entered: Sequence[Device]) -> None:
+        """Record many devices, of which there must be none yet."""
+        if entered:
+            rows = [asdict(it) | {"tags": list(it.tags)} for it in entered]
+            self.connection.execute(insert(devices), rows)
+
+    def revoke(self, device: str, why: str, now: datetime) -> None:
+        """Note that ``device`` may not speak to the fleet any more."""
+        self._set(device, revoked_at=now, revoked_why=why)
+
+    def readmit(self, device: str) -> None:
+        """Note that ``device`` may speak again, once it has enrolled anew."""
+        self._set(device, revoked_at=None, revoked_why="", seal_key=None)
+
+    def seal_to(self, device: str, key: bytes | None) -> None:
+        """Note the key to which content keys of ``device`` are sealed."""
+        self._set(device, seal_key=key)
+
+    def _set(self, device: str, **values: object) -> None:
+        self.connection.execute(
+            update(devices).where(devices.c.id == device).values(**values)
+        )
+        changed(self.connection)
+
+    def revoked(self) -> tuple[str, ...]:
+        """Return the ids of the devices that may not speak to the fleet."""
+        rows = self.connection.execute(
+            select(devices.c.id)
+            .where(devices.c.revoked_at.is_not(None))
+            .order_by(devices.c.id)
+        )
+        return tuple(row.id for row in rows)
 
     def get(self, device: str) -> Device | None:
         """Return the device of that id."""

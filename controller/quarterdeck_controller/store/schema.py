@@ -68,6 +68,7 @@ claims = Table(
     Column("name", Text, primary_key=True),
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment, nullable=False),
+    Column("serial", Text, nullable=False),  # hexadecimal, of its certificate
 )
 
 tokens = Table(
@@ -79,8 +80,10 @@ tokens = Table(
     Column("created_at", Moment, nullable=False),
     Column("expires_at", Moment, nullable=False),
     Column("used_at", Moment),
+    Column("serial", Text),  # of the certificate that was given for it
     Column("withdrawn_at", Moment),
     Index("tokens_by_device", "device"),
+    Index("tokens_by_claim", "claim"),
 )
 
 certificates = Table(
@@ -92,9 +95,27 @@ certificates = Table(
     Column("public_key", LargeBinary, nullable=False),  # SubjectPublicKeyInfo, DER
     Column("not_before", Moment, nullable=False),
     Column("not_after", Moment, nullable=False),
+    Column("certificate", LargeBinary, nullable=False),  # DER
+    Column("used_at", Moment),  # when a device was first seen to have come with it
+    Column("retired_at", Moment),  # when one after it was seen in use
     Column("revoked_at", Moment),
     Column("revoked_why", Text, nullable=False, server_default=""),
     Index("certificates_by_device", "device", "generation", unique=True),
+    Index("certificates_by_key", "public_key"),
+    Index(
+        "certificates_unused",
+        "device",
+        sqlite_where=text(
+            "used_at IS NULL AND retired_at IS NULL AND revoked_at IS NULL"
+        ),
+    ),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),  # rises with every change
 )
 
 presence = Table(
@@ -110,6 +131,7 @@ presence = Table(
     Column("former_connection", BigInteger, nullable=False),
     Column("alternated_at", Moment),
     Column("client", Text, nullable=False, server_default=""),
+    Column("generation", Integer, nullable=False, server_default="0"),
 )
 
 refusals = Table(

@@ -21,13 +21,13 @@ from quarterdeck_controller.store.devices import (
     PresenceTable,
     ReportTable,
 )
-from quarterdeck_controller.store.ledger import CONTROLLER, By
 from quarterdeck_controller.store.identity import (
     CertificateTable,
     ClaimTable,
     RevisionTable,
     TokenTable,
 )
+from quarterdeck_controller.store.ledger import CONTROLLER, By
 from quarterdeck_controller.store.rollouts import (
     AssignmentTable,
     DecisionTable,
