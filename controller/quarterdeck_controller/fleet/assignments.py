@@ -24,6 +24,9 @@ from quarterdeck_shared.patience import wait_at_most
 BATCH = 200
 """Assignments published before the store is told."""
 
+RENEWED_AT_ONCE = 500
+"""Assignments signed anew in one transaction; others may write between two."""
+
 CONCURRENT = 50
 RENEW_EVERY_S = 60.0
 RETRY_S = 1.0
@@ -44,6 +47,10 @@ class Wish:
     rollout: int | None = None
 
 
+def _unsealed(_device: str, _artifact: str, _seal_key: bytes | None) -> None:
+    """Give no content key: nothing is sealed."""
+
+
 class Assignments:
     """The director's hand: numbers, signs, stores and publishes."""
 
@@ -55,6 +62,7 @@ class Assignments:
         clock: Clock,
         *,
         lifetime: timedelta,
+        content_key: Callable[[str, str, bytes | None], bytes | None] = _unsealed,
     ) -> None:
         """Take the parts.
 
@@ -65,12 +73,14 @@ class Assignments:
             clock: Issues and expires.
             lifetime: How long an assignment may be acted on; it is signed anew when
                 two thirds of that are over.
+            content_key: See ``sealing.ContentKeys.wrap``.
         """
         self._store = store
         self._bus = bus
         self._sign = sign
         self._clock = clock
         self._lifetime = lifetime
+        self._content_key = content_key
         self._wake = asyncio.Event()
         self._forgotten = True
         if bus is not None:
@@ -85,11 +95,15 @@ class Assignments:
         is an older backup or the director's key was misused: it is counted on from.
         """
         devices = {wish.device for wish in wishes}
+        known = records.devices.some(devices)
         ours = records.assignments.sequences(devices)
         theirs = records.reports.sequences(devices)
         assigned = tuple(
             self._signed(
-                wish, max(ours.get(wish.device, 0), theirs.get(wish.device, 0)) + 1, now
+                wish,
+                max(ours.get(wish.device, 0), theirs.get(wish.device, 0)) + 1,
+                now,
+                known[wish.device].seal_key if wish.device in known else None,
             )
             for wish in wishes
         )
@@ -118,8 +132,14 @@ class Assignments:
         return count
 
     async def renew(self) -> int:
-        """Sign anew what expires soon; return how many that were."""
-        return await asyncio.to_thread(self._renew)
+        """Sign anew what expires soon, however much; return how many that were."""
+        count = 0
+        while renewed := await asyncio.to_thread(self._renew):
+            count += renewed
+        if count:
+            _log.info("event=assignments_renewed count=%d", count)
+            self._wake.set()
+        return count
 
     async def run(self) -> None:
         """Publish and renew until cancelled."""
@@ -145,7 +165,9 @@ class Assignments:
         self._forgotten = True
         self._wake.set()
 
-    def _signed(self, wish: Wish, sequence: int, now: datetime) -> Assigned:
+    def _signed(
+        self, wish: Wish, sequence: int, now: datetime, seal_key: bytes | None
+    ) -> Assigned:
         statement = Assignment(
             device=wish.device,
             device_class=wish.device_class,
@@ -156,6 +178,9 @@ class Assignments:
             target=wish.runs.target,
             probation=wish.probation,
             reason=wish.reason[:MAX_REASON],
+            content_key=self._content_key(
+                wish.device, wish.runs.target.sha256, seal_key
+            ),
         )
         return Assigned(
             device=wish.device,
@@ -186,7 +211,9 @@ class Assignments:
     def _renew(self) -> int:
         now = self._clock.now()
         with self._store.write() as records:
-            soon = records.assignments.expiring(now + self._lifetime / 3, BATCH)
+            soon = records.assignments.expiring(
+                now + self._lifetime / 3, RENEWED_AT_ONCE
+            )
             wishes = [
                 Wish(
                     it.device,
@@ -199,9 +226,6 @@ class Assignments:
                 for it in soon
             ]
             self.sign(records, wishes, now)
-        if soon:
-            _log.info("event=assignments_renewed count=%d", len(soon))
-            self._wake.set()
         return len(soon)
 
     async def _publish(self, batch: Sequence[Assigned]) -> list[Assigned]:
