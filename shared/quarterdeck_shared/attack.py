@@ -32,6 +32,8 @@ _LOOKS_LIKE: Mapping[Code, Attack] = MappingProxyType(
         Code.METADATA_INVALID: Attack.ARBITRARY_SOFTWARE,
         Code.METADATA_ROLLBACK: Attack.ROLLBACK,
         Code.METADATA_EXPIRED: Attack.FREEZE,
+        Code.METADATA_STALE: Attack.SLOW_RETRIEVAL,
+        Code.TIME_INVALID: Attack.REPLAY,
         Code.ASSIGNMENT_UNSIGNED: Attack.ARBITRARY_SOFTWARE,
         Code.ASSIGNMENT_EXPIRED: Attack.FREEZE,
         Code.ASSIGNMENT_REPLAYED: Attack.REPLAY,

@@ -97,6 +97,16 @@ class Code(StrEnum):
         "The signed metadata has expired.",
         "Check the device's clock and that the controller is running.",
     )
+    METADATA_STALE = (
+        "metadata_stale",
+        "The device is connected and has had no new signed metadata for too long.",
+        "Check that the controller serves metadata; else treat as an attack.",
+    )
+    TIME_INVALID = (
+        "time_invalid",
+        "An answer that tells the time was not signed by who may, or for this device.",
+        "Treat as an attack on the broker until shown otherwise.",
+    )
     ASSIGNMENT_UNSIGNED = (
         "assignment_unsigned",
         "The assignment does not carry a valid signature of the director.",

@@ -61,15 +61,20 @@ def test_stolen_class_the_class_key_lists_the_index_of_another_class(
     assert refusal(world.device(), envelope) is Code.WRONG_CLASS
 
 
-def publish_raw(world: World, path: str, data: bytes) -> None:
-    """List ``data`` in the class role as somebody with all online keys would."""
+CUSTOM = {"release": 1, "created": "2026-01-01T00:00:00Z"}
+
+
+def publish_raw(world: World, path: str, data: bytes, custom: object = CUSTOM) -> None:
+    """List ``data`` in the class role as somebody with all keys would."""
     chain = world.repository.chain()
     version = chain.delegated["class-cam"].version + 1
 
     def add(role: Signed) -> None:
         assert isinstance(role, Targets)
         role.version = version
-        role.targets[path] = TargetFile(len(data), {"sha256": digest(data)}, path)
+        role.targets[path] = TargetFile(
+            len(data), {"sha256": digest(data)}, path, {"custom": custom}
+        )
 
     role = world.forge(f"{version - 1}.class-cam.json", add, world.key("class-cam"))
     world.broker.instead[f"{version}.class-cam.json"] = role
@@ -81,6 +86,36 @@ def publish_raw(world: World, path: str, data: bytes) -> None:
         snapshot.meta["class-cam.json"] = MetaFile(version)
 
     world.forge_online(name_it)
+
+
+@pytest.mark.parametrize(
+    "custom",
+    [None, [], {}, {**CUSTOM, "release": 0}, {**CUSTOM, "more": 1}, {**CUSTOM, "v": 9}],
+    ids=range(6),
+)
+def test_a_listing_that_signs_nothing_sensible_beside_an_index_is_refused(
+    world: World, custom: object
+) -> None:
+    index = make_index("cam", 9)
+    path = "classes/cam/model-9.idx"
+    publish_raw(world, path, index.encode(), custom)
+    data = index.encode()
+    target = Target(path=path, length=len(data), sha256=digest(data))
+
+    refused = refusal(world.device(), world.assign(target=target, release="model@9"))
+
+    assert refused in {Code.MALFORMED, Code.VERSION_UNKNOWN}
+
+
+def test_a_release_counter_that_is_not_the_indexs_is_refused(world: World) -> None:
+    data = make_index("cam", 9).encode()
+    path = "classes/cam/model-9.idx"
+    publish_raw(world, path, data, CUSTOM | {"release": 77})
+    target = Target(path=path, length=len(data), sha256=digest(data))
+
+    refused = refusal(world.device(), world.assign(target=target, release="model@9"))
+
+    assert refused is Code.TARGET_MISMATCH
 
 
 @pytest.mark.parametrize(
@@ -218,13 +253,13 @@ def test_duplicate_signatures_of_one_key(world: World) -> None:
 
 
 def test_a_signed_payload_that_is_no_assignment(world: World) -> None:
-    envelope = sealed(b'{"v": 1}', world.key("director"))
+    envelope = sealed(b'{"v": 2}', world.key("director"))
 
     assert refusal(world.device(), envelope) is Code.MALFORMED
 
 
 def test_a_signed_payload_of_a_later_version(world: World) -> None:
-    payload = json.loads(world.assignment().encode()) | {"v": 2}
+    payload = json.loads(world.assignment().encode()) | {"v": 9}
     envelope = sealed(json.dumps(payload).encode(), world.key("director"))
 
     assert refusal(world.device(), envelope) is Code.VERSION_UNKNOWN
@@ -240,7 +275,7 @@ def test_an_oversized_envelope_is_refused_before_anything_is_fetched(
 ENVELOPE = json.dumps(
     {
         "payload": "PAYLOAD",
-        "payloadType": "application/vnd.quarterdeck.assignment.v1+json",
+        "payloadType": "application/vnd.quarterdeck.assignment.v2+json",
         "signatures": [{"keyid": "a", "sig": "A"}],
     }
 ).encode()

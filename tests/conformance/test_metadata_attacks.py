@@ -44,17 +44,6 @@ def test_a_redelivery_is_accepted_as_such_and_fetches_only_the_timestamp(
     assert world.broker.asked == ["2.root.json", "timestamp.json"]
 
 
-def test_an_operators_rollback_is_a_higher_sequence_that_names_an_older_release(
-    world: World,
-) -> None:
-    world.release(2)
-    world.device().accept(world.assign(1, version=2))
-
-    accepted = world.device().accept(world.assign(2, version=1))
-
-    assert accepted.index.version == 1
-
-
 def test_each_device_accepts_only_its_own_classes_releases(world: World) -> None:
     variant = world.catalog.release("model@1").variants["gateway"]
     envelope = world.assign(

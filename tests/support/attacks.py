@@ -80,11 +80,21 @@ class World:
         self.catalog = Catalog(self.home)
         self.broker = HostileBroker(self.repository.read)
         self.root = self.repository.newest_root()
+        self.newest = 1
 
     def release(self, version: int) -> None:
         """Release ``model@version`` to both classes."""
         variants = write_variants(self.folder / f"v{version}", weight=version)
         create_release(self.home, variants, "model", version, self.clock)
+        self.newest = version
+
+    def permit(self, version: int, reason: str) -> None:
+        """Sign in cam's role whether ``model@version`` may follow a newer release."""
+        role = self.repository.chain().delegated["class-cam"]
+        path = self.catalog.release(f"model@{version}").variants["cam"].target.path
+        custom = role.targets[path].unrecognized_fields["custom"]
+        custom["downgrade"] = reason
+        self.resign({"class-cam": role})
 
     def device(
         self,
@@ -133,7 +143,7 @@ class World:
 
     def key(self, name: str) -> CryptoSigner:
         """Return a key of the fleet: stolen."""
-        (signer,) = KeyFolder(self.home.keys).signers(name)
+        signer = KeyFolder(self.home.keys).signer(name)
         assert isinstance(signer, CryptoSigner)
         return signer
 
@@ -264,7 +274,7 @@ def sealed(payload: bytes, *keys: CryptoSigner, kind: str = PAYLOAD_TYPE) -> byt
 
 
 def _only(folder: KeyFolder, name: str) -> CryptoSigner:
-    signer = folder._signer(name)
+    signer = folder.signer(name)
     assert isinstance(signer, CryptoSigner)
     return signer
 
@@ -279,4 +289,5 @@ def refusal(trust: Trust, envelope: bytes) -> Code:
 def heals(world: World, sequence: int = 50) -> bool:
     """Return whether the device accepts an honest assignment again."""
     world.serve_honestly()
-    return isinstance(world.device().accept(world.assign(sequence)), Accepted)
+    envelope = world.assign(sequence, version=world.newest)
+    return isinstance(world.device().accept(envelope), Accepted)

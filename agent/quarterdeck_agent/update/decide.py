@@ -37,6 +37,7 @@ AUTHENTIC = frozenset(
         Code.ASSIGNMENT_EXPIRED,
         Code.TARGET_UNKNOWN,
         Code.TARGET_MISMATCH,
+        Code.RELEASE_DOWNGRADE,
     }
 )
 """Refusals that come after the signature was verified and the device matched."""

@@ -19,16 +19,23 @@ from pydantic import AwareDatetime, Field
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
 from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.ids import ModelName
 from quarterdeck_shared.wire import Wire
 
 _log = logging.getLogger(__name__)
+
+MAX_ROLES, MAX_VERSION = 8192, 1 << 53
+"""Roles whose versions are remembered, and the highest that can be."""
+
+MAX_MODELS = 1024
+"""Models of which a device remembers what it has accepted."""
 
 _MAX_BYTES = 1 << 20
 _DIGEST_BYTES = 64
 
 
 class Floor(Wire):
-    """The floor itself.
+    """The floor itself. Version 1, which knew no ``releases``, is still read.
 
     Attributes:
         generation: Counts the writes, so that the newer of two copies is known.
@@ -40,16 +47,18 @@ class Floor(Wire):
         versions: Version of every other role, by its name.
         sequence: Of the newest accepted assignment.
         payload_sha256: Of that assignment's payload.
+        releases: The highest release counter that was accepted, by model.
     """
 
-    v: Literal[1] = 1
+    v: Literal[1, 2] = 2
     generation: int = Field(ge=0)
     time: AwareDatetime
     root: int = Field(default=0, ge=0)
     online_keys: str = Field(default="", max_length=64)
-    versions: dict[str, int] = Field(default_factory=dict, max_length=8192)
+    versions: dict[str, int] = Field(default_factory=dict, max_length=MAX_ROLES)
     sequence: int = Field(default=0, ge=0)
     payload_sha256: str = Field(default="", max_length=64)
+    releases: dict[ModelName, int] = Field(default_factory=dict, max_length=MAX_MODELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,8 @@ class FloorFile:
         Raises:
             OSError: The disk is full or failed; the floor is as it was before.
         """
-        written = floor.model_copy(update={"generation": floor.generation + 1})
+        following = {"v": 2, "generation": floor.generation + 1}
+        written = floor.model_copy(update=following)
         self._write(written)
         return written
 

@@ -1,18 +1,24 @@
 """Signed metadata, brought up to date by python-tuf and read only through here."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from securesystemslib.dsse import Envelope
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
-from tuf.api.metadata import TargetFile
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadLengthMismatchError,
+    RepositoryError,
+)
+from tuf.api.metadata import TargetFile, Targets
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
+
+from quarterdeck_agent.update.verify import Seen, Signatory
+from quarterdeck_shared.errors import TransientError
+from quarterdeck_shared.signed_time import MAX_TIME_BYTES, time_name
 
 CONFIG = UpdaterConfig(
     max_root_rotations=64,
@@ -49,21 +55,6 @@ class Source:
     targets_url: str = "/targets/"
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The versions that are in force, and when they were signed.
-
-    Attributes:
-        online_keys: Digest of the keys that sign timestamp and snapshot.
-        issued: When the timestamp was signed; None when it does not say.
-    """
-
-    root: int
-    online_keys: str
-    versions: Mapping[str, int]
-    issued: datetime | None
-
-
 class Refreshed:
     """Metadata that was verified at the reference time ``now``.
 
@@ -85,6 +76,8 @@ class Refreshed:
             config=source.config,
             bootstrap=source.root,
         )
+        self._fetcher = source.fetcher
+        self._url = source.metadata_url
         # The library has no public parameter for the reference time.
         self._trusted.reference_time = now
         self._updater.refresh()
@@ -100,17 +93,40 @@ class Refreshed:
         versions = {name.removesuffix(".json"): meta.version for name, meta in listed}
         versions["timestamp"] = trusted.timestamp.version
         versions["snapshot"] = trusted.snapshot.version
-        return Seen(trusted.root.version, self._online_keys(), versions, self._issued())
+        top = (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
+        expires = {role.type: role.expires for role in top}
+        seen = Seen(trusted.root.version, self._online_keys(), versions, None, expires)
+        return replace(seen, issued=self._issued(seen.latest))
 
-    def is_signed(self, envelope: Envelope, role: str) -> bool:
-        """Return whether enough keys of the delegated ``role`` signed ``envelope``."""
+    def judge_at(self, now: datetime) -> None:
+        """Judge at ``now`` what is brought from here on."""
+        self._trusted.reference_time = now
+
+    def signatory(self, role: str) -> Signatory | None:
+        """Return the delegated ``role`` if the fleet has it."""
+        targets = self._trusted.targets
+        delegated = targets.delegations and targets.delegations.roles
+        return Signatory(role, targets) if role in (delegated or {}) else None
+
+    def ask_time(self, nonce: str) -> bytes | None:
+        """Return the answer of whoever tells the time, or None when nobody does.
+
+        Raises:
+            DownloadLengthMismatchError: The answer was longer than any may be.
+        """
+        url = self._url + time_name(nonce)
         try:
-            self._trusted.targets.verify_delegate(
-                role, envelope.pae(), envelope.signatures
-            )
-        except (UnsignedMetadataError, ValueError):
-            return False
-        return True
+            return self._fetcher.download_bytes(url, MAX_TIME_BYTES)
+        except DownloadLengthMismatchError:
+            raise
+        except (DownloadError, TransientError):
+            return None
+
+    def models(self) -> frozenset[str]:
+        """Return the models of which the roles that ``listing`` loaded list any."""
+        roles = (role for role in self._trusted.values() if isinstance(role, Targets))
+        paths = (path for role in roles for path in role.targets)
+        return frozenset(Path(path).stem.rpartition("-")[0] for path in paths)
 
     def listing(self, path: str) -> TargetFile | None:
         """Return what the role responsible for ``path`` lists there."""
@@ -135,7 +151,7 @@ class Refreshed:
         keys = [f"{name}:{key}" for name in names for key in sorted(roles[name].keyids)]
         return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
-    def _issued(self) -> datetime | None:
+    def _issued(self, latest: datetime) -> datetime | None:
         stated = self._trusted.timestamp.unrecognized_fields.get(_ISSUED_FIELD)
         if stated is None:
             return None
@@ -145,9 +161,6 @@ class Refreshed:
             raise RepositoryError(f"{_ISSUED_FIELD} is {stated!r:.40}") from error
         # Whoever stole only the timestamp's key must not be able to move a device
         # past the expiry of what others signed.
-        trusted = self._trusted
-        others = (trusted.root, trusted.snapshot, trusted.targets)
-        latest = min(role.expires for role in others)
         if issued >= latest:
             raise RepositoryError(f"signed at {issued}, after the expiry {latest}")
         return issued

@@ -1,18 +1,20 @@
 """Bytes from the broker in; an assignment that may be carried out, or a refusal.
 
 The checks are those of PROTOCOL.md section 6, in its order and by its numbers, from
-6.1 to 6.9. python-tuf decides about signed metadata; what it leaves to its caller is
-done here: the reference time, a floor that survives power cuts, and the assignment.
+6.1 to 6.9. What they decide is in ``verify.py``, without effects; python-tuf decides
+about signed metadata. Done here: fetching, and a floor that survives power cuts. The
+floor rises only after the check that it stands for, and is durable before anything is
+done with what was accepted.
 """
 
-from collections.abc import Iterator
+import logging
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import Field
-from securesystemslib.dsse import Envelope
 from tuf.api.exceptions import (
     BadVersionNumberError,
     DownloadError,
@@ -23,21 +25,23 @@ from tuf.api.exceptions import (
 )
 from tuf.ngclient.fetcher import FetcherInterface
 
+from quarterdeck_agent.update import verify
 from quarterdeck_agent.update.floor import Floor, FloorFile
-from quarterdeck_agent.update.refresh import Refreshed, Seen, Source
-from quarterdeck_shared.assignment import (
-    DIRECTOR_ROLE,
-    MAX_ENVELOPE_BYTES,
-    PAYLOAD_TYPE,
-    Assignment,
-)
+from quarterdeck_agent.update.refresh import Refreshed, Source
+from quarterdeck_agent.update.verify import Listed, Seen
+from quarterdeck_shared.assignment import DIRECTOR_ROLE, Assignment
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import RejectedError, TransientError
-from quarterdeck_shared.ids import release_id
-from quarterdeck_shared.index import MAX_INDEX_BYTES, Index, digest, target_path
-from quarterdeck_shared.wire import Wire
+from quarterdeck_shared.index import Index, target_path
+from quarterdeck_shared.reported import Slot
+from quarterdeck_shared.signed_time import TIME_ROLE
+
+_log = logging.getLogger(__name__)
+
+Notice = Callable[[Code, str], None]
+"""Told what is wrong though nothing that was asked for had to be refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +59,26 @@ class Accepted:
     redelivery: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What a refresh has led to: all of it verified, and the floor raised by it."""
+
+    refreshed: Refreshed
+    floor: Floor
+    now: datetime
+
+
 class Trust:
-    """The device's judgement. One call of ``accept`` at a time, in a worker thread.
+    """The device's judgement. One call at a time, in a worker thread.
 
     Args:
         folder: Where the metadata cache and the floor are kept.
         root: The signed root that came with the device's enrolment.
         fetcher: Brings files of the repository; nothing it brings is trusted.
         built: When this software was built: no honest clock is earlier.
+        running: Returns what runs on the device, to learn that it was revoked.
+        notice: Told of a revoked release, and of time that nobody may have signed.
+        draw: Returns the nonce of a question for the time.
     """
 
     def __init__(
@@ -75,6 +91,9 @@ class Trust:
         fetcher: FetcherInterface,
         clock: Clock,
         built: datetime,
+        running: Callable[[], Slot | None] = lambda: None,
+        notice: Notice = lambda _code, _detail: None,
+        draw: Callable[[], str] = lambda: secrets.token_hex(16),
     ) -> None:
         self._source = Source(fetcher, folder / "metadata", root)
         self._indexes = folder / "indexes"
@@ -83,6 +102,10 @@ class Trust:
         self._class = device_class
         self._clock = clock
         self._built = built
+        self._running = running
+        self._notice = notice
+        self._draw = draw
+        self._revoked: str | None = None
 
     def accept(self, envelope: bytes) -> Accepted:
         """Return the assignment in ``envelope`` with its index, or refuse it.
@@ -94,177 +117,131 @@ class Trust:
             TransientError: The controller did not answer, or the disk failed.
         """
         # 6.1  Size and form of the envelope.
-        sealed = _opened(envelope)
+        opened = verify.opened(envelope)
         with _translated():
-            floor = self._floor_file.load(self._built)
-            # 6.2  The reference time. A clock that is set back cannot bring expired
-            #      metadata back: the floor and the build time hold it up.
-            now = max(self._built, floor.time, self._clock.now())
-            # 6.3  Root chain, timestamp, snapshot, targets.
-            refreshed = Refreshed(self._source, now)
-            # 6.4  Versions against the device's own floor: the library's cache is not
-            #      fsynced, and it takes a damaged file for an absent one.
-            floor = self._raise_floor(floor, refreshed.seen())
+            # 6.2 to 6.4
+            ground = self._refreshed()
             # 6.5  The director's signature; only then is the payload parsed.
-            assignment = _verified(sealed, refreshed)
+            director = ground.refreshed.signatory(DIRECTOR_ROLE)
+            if director is None:
+                raise RejectedError(
+                    Code.ASSIGNMENT_UNSIGNED, f"the fleet has no {DIRECTOR_ROLE}"
+                )
+            offered = verify.verified(opened, director)
             # 6.6  Device, class, expiry, sequence.
-            _check_address(assignment, self._device, self._class)
-            now = max(now, floor.time)
-            redelivery = _check_freshness(assignment, sealed.payload, floor, now)
+            assignment = offered.assignment
+            verify.check_address(assignment, self._device, self._class)
+            redelivery = verify.is_redelivery(offered, ground.floor, ground.now)
             # 6.7 to 6.9
-            index = self._index(assignment, refreshed)
+            index = self._index(assignment, ground, redelivery=redelivery)
             if not redelivery:
-                self._remember(assignment, sealed.payload, floor)
+                models = ground.refreshed.models()
+                raised = verify.accepted(ground.floor, offered, index, models)
+                self._save(ground.floor, raised)
+            self._look_after_running(ground.refreshed)
         return Accepted(assignment, assignment.target.sha256, index, redelivery)
 
-    def _raise_floor(self, floor: Floor, seen: Seen) -> Floor:
-        low = below(seen, floor)
-        if low is not None:
-            raise RejectedError(Code.METADATA_ROLLBACK, low)
-        raised = floor.model_copy(
-            update={
-                "time": max(floor.time, seen.issued or floor.time),
-                "root": seen.root,
-                "online_keys": seen.online_keys,
-                "versions": dict(seen.versions),
-            }
-        )
-        return floor if raised == floor else self._floor_file.save(raised)
+    def refresh(self) -> None:
+        """Bring the metadata up to date without an assignment, checks 6.2 to 6.4.
 
-    def _index(self, assignment: Assignment, refreshed: Refreshed) -> Index:
+        Raises:
+            RejectedError: A check failed; the code says which.
+            TransientError: The controller did not answer, or the disk failed.
+        """
+        with _translated():
+            self._look_after_running(self._refreshed().refreshed)
+
+    def _refreshed(self) -> _Ground:
+        floor = self._floor_file.load(self._built)
+        # 6.2  The reference time, as far as it is known before anybody is asked.
+        now = verify.reference_time(self._built, floor, self._clock.now())
+        # 6.3  Root chain, timestamp, snapshot, targets.
+        refreshed = Refreshed(self._source, now)
+        seen = refreshed.seen()
+        # 6.4  Versions against the device's own floor: the library's cache is not
+        #      fsynced, and it takes a damaged file for an absent one.
+        floor = self._save(floor, verify.raised(floor, seen))
+        # 6.2  The time, signed for us. Only signed time raises the floor's, and what
+        #      was judged before it was known is judged again.
+        told = self._time_told(refreshed, seen)
+        if told is not None and told > floor.time:
+            floor = self._save(floor, floor.model_copy(update={"time": told}))
+        now = max(now, floor.time)
+        verify.check_unexpired(seen, now)
+        refreshed.judge_at(now)
+        return _Ground(refreshed, floor, now)
+
+    def _time_told(self, refreshed: Refreshed, seen: Seen) -> datetime | None:
+        """Return the time as the controller signed it for us, if it did.
+
+        An answer that is not for us is as good as none: whoever can send it could
+        withhold the right one. It is told all the same. A signed time past what
+        others signed for is refused: nothing that is in force then may be used.
+        """
+        signatory = refreshed.signatory(TIME_ROLE)
+        if signatory is None:
+            return None
+        nonce = self._draw()
+        try:
+            answer = refreshed.ask_time(nonce)
+            if answer is None:
+                return None
+            return verify.time_told(answer, nonce, signatory, seen.latest)
+        except DownloadLengthMismatchError as error:
+            self._tell(Code.TOO_LARGE, f"the time: {error}")
+        except RejectedError as error:
+            if error.code is Code.METADATA_EXPIRED:
+                raise
+            self._tell(error.code, f"the time: {error.detail}")
+        return None
+
+    def _index(
+        self, assignment: Assignment, ground: _Ground, *, redelivery: bool
+    ) -> Index:
         target = assignment.target
         # 6.7  The path lies under the device's own class.
-        if not target.path.startswith(f"classes/{self._class}/"):
-            raise RejectedError(
-                Code.WRONG_CLASS, f"{target.path} is not of class {self._class}"
-            )
+        verify.check_path(target, self._class)
         # 6.8  The class role, whose key the director does not have, lists the same.
-        listing = refreshed.listing(target.path)
-        if listing is None:
-            raise RejectedError(Code.TARGET_UNKNOWN, f"{target.path} is not listed")
-        listed = (listing.length, listing.hashes.get("sha256"))
-        if listed != (target.length, target.sha256):
-            raise RejectedError(
-                Code.TARGET_MISMATCH,
-                f"{target.path}: the director says {target.length} bytes, "
-                f"{target.sha256}; the class role says {listed[0]} bytes, {listed[1]}",
-            )
-        # 6.9  The index itself has that digest, and is what its path says.
-        data = refreshed.bring(listing, self._indexes / f"{target.sha256}.idx")
-        if digest(data) != target.sha256:
-            raise RejectedError(
-                Code.METADATA_INVALID, f"{target.path} has the digest {digest(data)}"
-            )
-        self._forget_other_indexes(target.sha256)
-        index = Index.decode(data, limit=MAX_INDEX_BYTES)
-        _check_index(index, assignment, self._class)
+        listed = verify.listed(target, ground.refreshed.listing(target.path))
+        # 6.9  The index itself has that digest, is what its path says, and is not
+        #      older than what was accepted before. A redelivery was judged already.
+        data = self._bring(ground.refreshed, listed)
+        index = verify.index_of(data, assignment, listed.custom, self._class)
+        if not redelivery:
+            verify.check_release(index, listed.custom, ground.floor)
         return index
 
-    def _forget_other_indexes(self, sha256: str) -> None:
+    def _bring(self, refreshed: Refreshed, listed: Listed) -> bytes:
+        """Return the listed bytes, and forget those of other indexes."""
+        sha256 = listed.file.hashes["sha256"]
+        data = refreshed.bring(listed.file, self._indexes / f"{sha256}.idx")
         for file in self._indexes.iterdir():
             if file.stem != sha256:
                 file.unlink(missing_ok=True)
+        return data
 
-    def _remember(self, assignment: Assignment, payload: bytes, floor: Floor) -> None:
-        accepted = {
-            "sequence": assignment.sequence,
-            "payload_sha256": digest(payload),
-        }
-        self._floor_file.save(floor.model_copy(update=accepted))
+    def _look_after_running(self, refreshed: Refreshed) -> None:
+        """Notice, once, that what runs is listed no more. It goes on running."""
+        slot = self._running()
+        if slot is None:
+            return
+        model, _, version = slot.release.partition("@")
+        path = target_path(self._class, model, int(version))
+        file = refreshed.listing(path)
+        if file is not None and file.hashes.get("sha256") == slot.digest:
+            self._revoked = None
+        elif self._revoked != slot.digest:
+            self._revoked = slot.digest
+            self._tell(
+                Code.TARGET_REVOKED, f"{slot.release} ({slot.digest[:12]}) runs here"
+            )
 
+    def _tell(self, code: Code, detail: str) -> None:
+        _log.warning("%s: %s", code, detail)
+        self._notice(code, detail)
 
-def below(seen: Seen, floor: Floor) -> str | None:
-    """Return what lies below the floor, as a sentence, or None."""
-    if seen.root < floor.root:
-        return f"root version {seen.root} offered, {floor.root} accepted before"
-    if seen.online_keys != floor.online_keys:
-        return None  # a newer root replaced the keys: versions begin anew
-    for role, accepted in floor.versions.items():
-        offered = seen.versions.get(role, 0)
-        if offered < accepted:
-            return f"{role} version {offered} offered, {accepted} accepted before"
-    return None
-
-
-class _Signature(Wire):
-    keyid: str = Field(max_length=128)
-    sig: str = Field(max_length=8192)
-
-
-class _Sealed(Wire):
-    payload: str
-    payload_type: str = Field(alias="payloadType", max_length=128)
-    signatures: tuple[_Signature, ...] = Field(min_length=1, max_length=16)
-
-
-def _opened(envelope: bytes) -> Envelope:
-    form = _Sealed.decode(envelope, limit=MAX_ENVELOPE_BYTES)
-    if form.payload_type != PAYLOAD_TYPE:
-        raise RejectedError(
-            Code.MALFORMED, f"payload type {form.payload_type!r}, not {PAYLOAD_TYPE!r}"
-        )
-    try:
-        return Envelope.from_dict(form.model_dump(by_alias=True))
-    except ValueError as error:
-        raise RejectedError(Code.MALFORMED, f"envelope: {error}") from error
-
-
-def _verified(sealed: Envelope, refreshed: Refreshed) -> Assignment:
-    if not refreshed.is_signed(sealed, DIRECTOR_ROLE):
-        keys = ", ".join(key[:12] for key in sealed.signatures)
-        raise RejectedError(
-            Code.ASSIGNMENT_UNSIGNED, f"signed by {keys}, not by the director"
-        )
-    return Assignment.decode(sealed.payload, limit=MAX_ENVELOPE_BYTES)
-
-
-def _check_address(assignment: Assignment, device: str, device_class: str) -> None:
-    if assignment.device != device:
-        raise RejectedError(
-            Code.WRONG_DEVICE, f"for {assignment.device}, this device is {device}"
-        )
-    if assignment.device_class != device_class:
-        raise RejectedError(
-            Code.WRONG_CLASS,
-            f"for class {assignment.device_class}, this device is of {device_class}",
-        )
-
-
-def _check_freshness(
-    assignment: Assignment, payload: bytes, floor: Floor, now: datetime
-) -> bool:
-    if assignment.expired(now):
-        raise RejectedError(
-            Code.ASSIGNMENT_EXPIRED, f"expired {assignment.expires}, it is {now}"
-        )
-    if assignment.sequence < floor.sequence:
-        raise RejectedError(
-            Code.ASSIGNMENT_REPLAYED,
-            f"sequence {assignment.sequence} offered, {floor.sequence} accepted before",
-        )
-    redelivery = assignment.sequence == floor.sequence
-    if redelivery and digest(payload) != floor.payload_sha256:
-        raise RejectedError(
-            Code.ASSIGNMENT_REPLAYED,
-            f"sequence {assignment.sequence} was accepted before with other bytes",
-        )
-    return redelivery
-
-
-def _check_index(index: Index, assignment: Assignment, device_class: str) -> None:
-    if index.device_class != device_class:
-        raise RejectedError(
-            Code.WRONG_CLASS,
-            f"the index is for {index.device_class}, this device is of {device_class}",
-        )
-    path = target_path(index.device_class, index.model, index.version)
-    release = release_id(index.model, index.version)
-    if (path, release) != (assignment.target.path, assignment.release):
-        raise RejectedError(
-            Code.TARGET_MISMATCH,
-            f"the assignment names {assignment.release} at {assignment.target.path}, "
-            f"the index is {release}",
-        )
+    def _save(self, floor: Floor, raised: Floor) -> Floor:
+        return floor if raised == floor else self._floor_file.save(raised)
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck_agent.update.floor import Floor, FloorFile
-from quarterdeck_agent.update.refresh import Seen
-from quarterdeck_agent.update.trust import below
+from quarterdeck_agent.update.verify import Seen, below
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from tests.support.releases import NOW
@@ -90,7 +89,7 @@ def test_a_flipped_bit_is_noticed(file: FloorFile) -> None:
 
 
 def seen(versions: dict[str, int], *, root: int = 3, keys: str = "k") -> Seen:
-    return Seen(root, keys, {**FLOOR.versions, **versions}, issued=None)
+    return Seen(root, keys, {**FLOOR.versions, **versions}, issued=None, expires={})
 
 
 @given(st.sampled_from(sorted(FLOOR.versions)), st.integers(1, 9))
@@ -112,7 +111,7 @@ def test_versions_at_or_above_the_floor_pass(raised: dict[str, int]) -> None:
 
 
 def test_a_role_that_vanished_lies_below_the_floor() -> None:
-    offered = Seen(3, "k", {"timestamp": 99}, issued=None)
+    offered = Seen(3, "k", {"timestamp": 99}, issued=None, expires={})
 
     assert below(offered, FLOOR) is not None
 
