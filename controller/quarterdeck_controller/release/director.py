@@ -5,7 +5,6 @@ import json
 from securesystemslib.dsse import Envelope
 
 from quarterdeck_controller.home import Home
-from quarterdeck_controller.release.keys import KeyFolder
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.roles import DIRECTOR
 from quarterdeck_shared.assignment import (
@@ -27,8 +26,7 @@ class Director:
     """
 
     def __init__(self, home: Home) -> None:
-        known = Repository(home, SystemClock()).chain().keyids(DIRECTOR)
-        self._signers = KeyFolder(home.keys).signers(DIRECTOR, among=known)
+        self._signers = Repository(home, SystemClock()).signers(DIRECTOR)
 
     def sign(self, assignment: Assignment) -> bytes:
         """Return ``assignment`` in a signed DSSE envelope.

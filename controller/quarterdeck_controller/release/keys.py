@@ -1,15 +1,18 @@
-"""Signing keys in files: Ed25519, PKCS8 PEM, readable by the owner only."""
+"""The signing keys in one folder, found by their ids.
 
-from collections.abc import Sequence
+A key is whatever ``securesystemslib`` calls a ``Signer``: a key file, or a key in a
+token (``keyfile``). Names of files mean nothing to signing: signed metadata says by
+id which keys may sign for a role.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, Key, Signer
 
-from quarterdeck_controller.release.roles import key_names, threshold
+from quarterdeck_controller.release.chain import Quorum
+from quarterdeck_controller.release.keyfile import KeyFile, Secrets, from_environment
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
 from quarterdeck_shared.errors import RejectedError
@@ -17,12 +20,19 @@ from quarterdeck_shared.errors import RejectedError
 
 @dataclass(frozen=True, slots=True)
 class KeyFolder:
-    """The keys that are on this machine. A key that is not may be elsewhere."""
+    """The keys that are on this machine. A key that is not may be elsewhere.
+
+    Attributes:
+        secrets: Asked for the passphrase of an encrypted key and the PIN of a token.
+    """
 
     path: Path
+    secrets: Secrets = from_environment
 
     def create(self, name: str) -> Key:
-        """Make a new key and return its public half.
+        """Make a new key that is not encrypted and return its public half.
+
+        For roles that sign without anybody being asked.
 
         Raises:
             RejectedError: ``CONFLICT`` when there is a key of that name.
@@ -34,52 +44,67 @@ class KeyFolder:
         write_durable(self.file(name), signer.private_bytes, mode=0o600)
         return signer.public_key
 
+    def free_name(self, role: str) -> str:
+        """Return a name for a further key of ``role`` that no file here has."""
+        names = (role, *(f"{role}-{number}" for number in range(2, 10_000)))
+        return next(name for name in names if not self.file(name).exists())
+
     def file(self, name: str) -> Path:
         """Return where the key of that name is kept."""
         return self.path / f"{name}.pem"
 
-    def holds(self, role: str) -> bool:
-        """Return whether enough keys are here to sign for ``role``."""
-        here = [name for name in key_names(role) if self.file(name).is_file()]
-        return len(here) >= threshold(role)
-
-    def signers(
-        self, role: str, *, among: Sequence[str] | None = None
-    ) -> tuple[Signer, ...]:
-        """Return as many signers as ``role`` needs.
+    def signer(self, name: str) -> Signer:
+        """Return the key of that name.
 
         Raises:
-            RejectedError: ``NOT_ALLOWED`` when too few keys are here, and
-                ``HOME_INVALID`` when one cannot be read or is not ``among`` the keys
-                that may sign for the role.
+            RejectedError: ``NOT_FOUND`` or ``HOME_INVALID`` when it cannot be read.
         """
-        here = [name for name in key_names(role) if self.file(name).is_file()]
-        need = threshold(role)
-        if len(here) < need:
-            raise RejectedError(
-                Code.NOT_ALLOWED,
-                f"signing for {role} needs {need} of the keys "
-                f"{', '.join(key_names(role))}; {len(here)} are in {self.path}",
-            )
-        signers = {name: self._signer(name) for name in here[:need]}
-        for name, signer in signers.items():
-            if among is not None and signer.public_key.keyid not in among:
-                raise RejectedError(
-                    Code.HOME_INVALID,
-                    f"{self.file(name)} holds the key {signer.public_key.keyid[:12]}, "
-                    f"{role} is signed by {', '.join(key[:12] for key in among)}",
-                )
-        return tuple(signers.values())
+        return KeyFile(self.file(name)).signer(self.secrets)
 
-    def _signer(self, name: str) -> Signer:
-        try:
-            key = load_pem_private_key(self.file(name).read_bytes(), password=None)
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise RejectedError(
-                Code.HOME_INVALID, f"{self.file(name)} cannot be read: {error}"
-            ) from error
-        if not isinstance(key, Ed25519PrivateKey):
-            raise RejectedError(
-                Code.HOME_INVALID, f"{self.file(name)} is not an Ed25519 key"
+    def files(self) -> Iterator[KeyFile]:
+        """Yield every key file that is here."""
+        if self.path.is_dir():
+            for path in sorted(self.path.iterdir()):
+                if KeyFile.is_one(path):
+                    yield KeyFile(path)
+
+    def known(self) -> Mapping[str, KeyFile]:
+        """Return the keys here by their ids; one that tells none is left out."""
+        return {
+            keyid: file for file in self.files() if (keyid := file.keyid()) is not None
+        }
+
+    def holding(self, quorum: Quorum) -> tuple[KeyFile, ...]:
+        """Return the keys here that may sign for a role, as many as it needs."""
+        known = self.known()
+        here = [known[keyid] for keyid in quorum.keys if keyid in known]
+        return tuple(here[: quorum.threshold])
+
+    def signers(self, quorum: Quorum) -> tuple[Signer, ...]:
+        """Return as many signers as the role of ``quorum`` needs.
+
+        Raises:
+            RejectedError: ``NOT_ALLOWED`` when too few keys are here, ``HOME_INVALID``
+                when the file that is named like the role holds another key or cannot
+                be read.
+        """
+        here = self.holding(quorum)
+        if len(here) < quorum.threshold:
+            raise self._too_few(quorum, len(here))
+        return tuple(file.signer(self.secrets) for file in here)
+
+    def _too_few(self, quorum: Quorum, here: int) -> RejectedError:
+        role, wanted = quorum.role, ", ".join(key[:12] for key in quorum.keys)
+        named = KeyFile(self.file(role))
+        if named.path.is_file():
+            named.check_readable()
+            return RejectedError(
+                Code.HOME_INVALID,
+                f"{named.path} holds the key {(named.keyid() or 'unknown')[:12]}, "
+                f"{role} is signed by {wanted}",
             )
-        return CryptoSigner(key)
+        return RejectedError(
+            Code.NOT_ALLOWED,
+            f"signing for {role} needs {quorum.threshold} of the keys {wanted}; "
+            f"{here} are in {self.path}",
+        )

@@ -1,25 +1,24 @@
 """The signed repository as devices fetch it (PROTOCOL.md section 5).
 
-Files of new versions are written first and the timestamp last, each durably: until the
-timestamp is replaced nothing leads to the new files, so a crash at any moment leaves
-the old state in force, and what it left behind is overwritten by the next change.
+A change of metadata takes one way, whoever holds the keys: ``propose`` signs with the
+keys that are here; when every role has its signatures it is in force at once, else it
+waits as a request until ``accept`` was given the others. What comes into force does so
+in one step, which a crash cannot divide (``journal``).
 """
 
-import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TypeVar
+from datetime import datetime
+from typing import Any
 
+from securesystemslib.signer import Signature, Signer
 from tuf.api.metadata import (
-    DelegatedRole,
-    Delegations,
     Metadata,
     MetaFile,
     Root,
+    Signed,
     Snapshot,
     TargetFile,
     Targets,
@@ -28,21 +27,26 @@ from tuf.api.metadata import (
 from tuf.api.serialization.json import JSONSerializer
 
 from quarterdeck_controller.home import Home
-from quarterdeck_controller.release.chain import Chain, due, load
+from quarterdeck_controller.release.ceremony import (
+    Lack,
+    check_follows,
+    demands,
+    lacks,
+)
+from quarterdeck_controller.release.chain import Chain, Quorum, due, load, quorum
+from quarterdeck_controller.release.drafts import first_online, following, issued
+from quarterdeck_controller.release.journal import Journal, Write
 from quarterdeck_controller.release.keys import KeyFolder
 from quarterdeck_controller.release.lock import exclusive
+from quarterdeck_controller.release.parts import PartStore
+from quarterdeck_controller.release.requests import Request, Requests, of_role
 from quarterdeck_controller.release.roles import (
-    DIRECTOR,
-    ISSUED_FIELD,
+    KEY_ROLES,
+    ONLINE,
     ROOT,
-    ROOT_KEYS,
-    ROOT_THRESHOLD,
     SNAPSHOT,
-    TARGETS,
     TIMESTAMP,
-    class_pattern,
     class_role,
-    lifetime,
 )
 from quarterdeck_shared.assignment import Target
 from quarterdeck_shared.clock import Clock
@@ -55,21 +59,36 @@ LOCK_WAIT_S = 10.0
 _NAME = r"[a-z0-9-]{1,64}"
 _SERVED = re.compile(
     r"timestamp\.json"
-    rf"|[1-9][0-9]{{0,9}}\.(root|snapshot|targets|{DIRECTOR}|class-{_NAME})\.json"
+    rf"|[1-9][0-9]{{0,9}}\.(root|snapshot|targets|{'|'.join(KEY_ROLES)}|class-{_NAME})"
+    r"\.json"
     rf"|targets/classes/{_NAME}/[0-9a-f]{{64}}\.[a-z0-9-]{{1,80}}\.idx"
 )
 _COMPACT = JSONSerializer(compact=True)
+_ATTEMPTS = 3
 
-_Role = TypeVar("_Role", Root, Timestamp, Snapshot, Targets)
-Write = Callable[[Path, bytes], None]
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A change that is in force.
+
+    Attributes:
+        roles: Whose metadata is new.
+    """
+
+    roles: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What was signed again, and what waits for a key that is not on this machine."""
+    """What was signed again, and what waits for a key that is not on this machine.
+
+    Attributes:
+        requests: Ids of the requests that were opened for those that wait.
+    """
 
     renewed: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
 
 
 class Repository:
@@ -83,61 +102,168 @@ class Repository:
         self, home: Home, clock: Clock, *, write: Write = write_durable
     ) -> None:
         self._folder = home.repository
+        self._journal = Journal(home.repository, last="timestamp.json", write=write)
         self._keys = KeyFolder(home.keys)
+        self._parts = PartStore(home.parts)
+        self._requests = Requests(home.requests)
         self._clock = clock
         self._write = write
 
-    @classmethod
-    def create(cls, home: Home, classes: Sequence[str], clock: Clock) -> "Repository":
-        """Make the keys and the first version of every role."""
-        repository = cls(home, clock)
-        home.repository.mkdir(parents=True, exist_ok=True)
-        now = clock.now()
-        keys = KeyFolder(home.keys)
-        repository._put(ROOT, _first_root(keys, now))
-        delegated = (DIRECTOR, *(class_role(name) for name in classes))
-        empty = {name: Targets(expires=_expiry(name, now)) for name in delegated}
-        changed = {TARGETS: _first_targets(keys, classes, now), **empty}
-        repository._commit(
-            changed,
-            Snapshot(expires=_expiry(SNAPSHOT, now)),
-            _issued(Timestamp(expires=_expiry(TIMESTAMP, now)), now),
-        )
-        return repository
-
-    def exclusive(self, wait_s: float = LOCK_WAIT_S) -> AbstractContextManager[None]:
+    @contextmanager
+    def exclusive(self, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
         """Hold the repository for a change that begins with a reading.
 
         Raises:
             TransientError: ``CONFLICT`` when another process holds it too long.
         """
-        return exclusive(self._folder / "lock", wait_s=wait_s)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(self._folder / "lock", wait_s=wait_s):
+            self._journal.settle()
+            yield
 
     def chain(self) -> Chain:
         """Return the metadata in force.
 
         Raises:
-            RejectedError: ``HOME_INVALID`` when it is damaged.
+            RejectedError: ``HOME_INVALID`` when it is damaged, ``SIGNATURES_MISSING``
+                while the fleet's first metadata still waits for signatures.
         """
+        for _ in range(_ATTEMPTS):
+            before = self._journal.read("timestamp.json")
+            try:
+                return load(self.read)
+            except RejectedError:
+                # Another process may have changed it while it was being read.
+                if self._journal.read("timestamp.json") == before:
+                    self._check_begun()
+                    raise
         return load(self.read)
+
+    def has_begun(self) -> bool:
+        """Return whether any metadata is in force yet."""
+        return self._journal.read("1.root.json") is not None
 
     def read(self, name: str) -> bytes | None:
         """Return the file that a device asks for by ``name``, or None."""
-        if not _SERVED.fullmatch(name):
-            return None
-        try:
-            return (self._folder / name).read_bytes()
-        except FileNotFoundError:
-            return None
+        return self._journal.read(name) if _SERVED.fullmatch(name) else None
 
     def timestamp(self) -> bytes:
         """Return the newest signed timestamp."""
-        return (self._folder / "timestamp.json").read_bytes()
+        return self._present("timestamp.json")
 
     def newest_root(self) -> bytes:
         """Return the newest signed root, the trust anchor of a new device."""
-        version = self.chain().root.version
-        return (self._folder / f"{version}.root.json").read_bytes()
+        return self._present(f"{self.chain().root.version}.root.json")
+
+    def signers(self, role: str) -> tuple[Signer, ...]:
+        """Return as many of the keys in force as signing for ``role`` needs.
+
+        Raises:
+            RejectedError: ``NOT_ALLOWED`` when they are not on this machine,
+                ``HOME_INVALID`` when the one here is another than devices know.
+        """
+        return self._keys.signers(self.chain().quorum(role))
+
+    def requests(self) -> tuple[Request, ...]:
+        """Return every change that waits for signatures, the oldest first."""
+        return self._requests.open()
+
+    def request(self, id_: str) -> Request:
+        """Return the open request whose id begins so.
+
+        Raises:
+            RejectedError: ``NOT_FOUND`` when none or several do.
+        """
+        return self._requests.get(id_)
+
+    def lacks(self, request: Request) -> tuple[Lack, ...]:
+        """Return the signatures that ``request`` still needs, with who could give them.
+
+        Raises:
+            RejectedError: ``CONFLICT`` when it was made from metadata that is no longer
+                in force.
+        """
+        chain = self._in_force()
+        _check_base(request, chain)
+        return _lacks(request.metadata, chain)
+
+    def propose(
+        self,
+        changed: Mapping[str, Signed],
+        *,
+        why: str,
+        attachments: Mapping[str, bytes] | None = None,
+    ) -> Committed | Request:
+        """Bring new metadata into force, or ask for the signatures that it lacks.
+
+        The caller holds ``exclusive``, has read ``chain()`` inside, and made each new
+        version with ``drafts.following(chain.delegated[role], role, now)``. Roles may
+        be root, targets and all delegated ones; snapshot and timestamp follow by
+        themselves. It is signed with the keys that are in the home::
+
+            with repository.exclusive():
+                chain = repository.chain()
+                role = following(chain.delegated["class-cam"], "class-cam", now)
+                role.targets[path] = TargetFile(...)
+                outcome = repository.propose(
+                    {"class-cam": role},
+                    why="release model@1",
+                    attachments={
+                        "parts/<sha256>": model_onnx,  # every part of the artifact
+                        "targets/classes/cam/<sha256>.model-1.idx": index_json,
+                    },
+                )
+
+        ``Committed``: all of it is in force and on the disk, attachments included
+        (parts in ``home.parts``, indexes in the repository). ``Request``: nothing has
+        changed for devices; ``request.id`` is what ``quarterdeck key`` knows it by, and
+        the attachments are kept with it, so that whoever signs can examine them.
+
+        Raises:
+            RejectedError: ``CONFLICT`` when it does not follow what is in force, or an
+                open request changes one of the roles; ``NOT_ALLOWED`` or
+                ``HOME_INVALID`` when a key that must be here is not. Nothing was
+                changed.
+        """
+        chain, attached = self._in_force(), dict(attachments or {})
+        check_follows(changed, chain)
+        self._check_free(changed)
+        metadata = {role: _unsigned(signed) for role, signed in changed.items()}
+        self._sign(metadata, chain)
+        if _lacks(metadata, chain):
+            created = self._clock.now()
+            return self._requests.add(metadata, attached, why=why, created=created)
+        self._commit(metadata, chain, attached)
+        return Committed(tuple(changed))
+
+    def accept(
+        self, request: Request, signatures: Mapping[str, Sequence[Signature]]
+    ) -> Committed | Request:
+        """Add signatures to a request; bring it into force when none is lacking.
+
+        The caller holds ``exclusive``. ``signatures``: by role.
+
+        Raises:
+            RejectedError: ``SIGNATURE_INVALID`` for one that does not fit, ``CONFLICT``
+                when the request was made from metadata that is no longer in force.
+        """
+        chain = self._in_force()
+        _check_base(request, chain)
+        grown = _with_signatures(request, signatures, chain)
+        request = self._requests.keep(request, grown)
+        if _lacks(request.metadata, chain):
+            return request
+        attached = {
+            it.name: request.attachment(it.name).read_bytes()
+            for it in request.terms.attachments
+        }
+        self._commit(request.metadata, chain, attached)
+        self._requests.remove(request)
+        return Committed(request.roles)
+
+    def cancel(self, request: Request) -> None:
+        """Forget a request. The caller holds ``exclusive``."""
+        self._requests.remove(request)
 
     def publish(
         self, listed: Sequence[tuple[Index, Mapping[str, str | int]]]
@@ -153,7 +279,7 @@ class Repository:
         """
         chain, now = self.chain(), self._clock.now()
         changed: dict[str, Targets] = {}
-        targets, files = [], []
+        targets, files = [], {}
         for index, custom in listed:
             name = class_role(index.device_class)
             if name not in chain.delegated:
@@ -162,18 +288,20 @@ class Repository:
                 )
             data = index.encode()
             target = _target(index, data)
-            role = changed.setdefault(name, _next(chain.delegated[name], name, now))
+            role = changed.setdefault(name, following(chain.delegated[name], name, now))
             role.targets[target.path] = _listing(target, custom)
             targets.append(target)
-            files.append((target, data))
-        self._check_keys(chain, (*changed, SNAPSHOT, TIMESTAMP))
-        for target, data in files:
-            self._put_index(target, data)
-        self._commit(changed, *_next_online(chain, now))
+            folder, _, file = target.path.rpartition("/")
+            files[f"targets/{folder}/{target.sha256}.{file}"] = data
+        for name in changed:
+            self._keys.signers(chain.quorum(name))
+        self.propose(changed, why="release", attachments=files)
         return tuple(targets)
 
     def renew(self, now: datetime) -> Renewal:
         """Sign again every role of which half of the validity is over.
+
+        For those whose keys are elsewhere, a request is opened, once.
 
         Raises:
             TransientError: ``CONFLICT`` when another process holds the repository.
@@ -182,107 +310,203 @@ class Repository:
             return Renewal()
         with self.exclusive():
             chain = self.chain()
-            roles = due(chain, now)
-            able = tuple(role for role in roles if self._keys.holds(role))
-            self._check_keys(chain, able)
-            self._renew(chain, able, now)
-            waiting = tuple(role for role in roles if role not in able)
-            return Renewal(able, waiting)
+            return self._renew(chain, due(chain, now), now)
 
-    def _check_keys(self, chain: Chain, roles: Sequence[str]) -> None:
-        # Before anything is written: what a foreign key signed would lock devices out.
+    def _renew(self, chain: Chain, roles: Sequence[str], now: datetime) -> Renewal:
+        waits = {role for request in self.requests() for role in request.roles}
+        able: list[str] = []
+        unable: list[str] = []
         for role in roles:
-            self._keys.signers(role, among=chain.keyids(role))
+            if role in (SNAPSHOT, TIMESTAMP):
+                continue
+            keys = chain.quorum(role)
+            enough = len(self._keys.holding(keys)) >= keys.threshold
+            (able if enough and role not in waits else unable).append(role)
+        signed = chain.signed()
+        renewed = {role: following(signed[role], role, now) for role in able}
+        opened = self._ask_renewal(chain, set(unable) - waits, now)
+        if renewed:
+            self.propose(renewed, why="renewal before expiry")
+        elif SNAPSHOT in roles or TIMESTAMP in roles:
+            self._commit({}, chain, {}, snapshot=SNAPSHOT in roles)
+        else:
+            return Renewal((), tuple(unable), opened)
+        done = tuple(role for role in roles if role not in unable)
+        return Renewal(done, tuple(unable), opened)
 
-    def _renew(self, chain: Chain, roles: Sequence[str], now: datetime) -> None:
-        if ROOT in roles:
-            self._put(ROOT, _next(chain.root, ROOT, now))
-        listing = {TARGETS: chain.targets, **chain.delegated}
-        changed = {
-            role: _next(signed, role, now)
-            for role, signed in listing.items()
-            if role in roles
-        }
-        snapshot, timestamp = _next_online(chain, now)
-        if changed or SNAPSHOT in roles:
-            self._commit(changed, snapshot, timestamp)
-        elif TIMESTAMP in roles:
-            self._put(TIMESTAMP, timestamp)
+    def _ask_renewal(
+        self, chain: Chain, roles: set[str], now: datetime
+    ) -> tuple[str, ...]:
+        opened = []
+        for role in sorted(roles - set(ONLINE)):
+            new = following(chain.signed()[role], role, now)
+            ends = f"{chain.signed()[role].expires:%Y-%m-%d}"
+            outcome = self.propose({role: new}, why=f"{role} expires on {ends}")
+            opened += [outcome.id] if isinstance(outcome, Request) else []
+        return tuple(opened)
 
-    def _commit(
-        self, changed: Mapping[str, Targets], snapshot: Snapshot, timestamp: Timestamp
-    ) -> None:
-        for role, signed in changed.items():
-            snapshot.meta[f"{role}.json"] = _meta(signed, self._put(role, signed))
-        timestamp.snapshot_meta = _meta(snapshot, self._put(SNAPSHOT, snapshot))
-        self._put(TIMESTAMP, timestamp)
+    def _in_force(self) -> Chain | None:
+        return self.chain() if self.has_begun() else None
 
-    def _put(self, role: str, signed: _Role) -> bytes:
-        metadata = Metadata[_Role](signed)
-        for signer in self._keys.signers(role):
-            metadata.sign(signer, append=True)
-        data = metadata.to_bytes(_COMPACT)
-        prefix = "" if role == TIMESTAMP else f"{signed.version}."
-        self._write(self._folder / f"{prefix}{role}.json", data)
+    def _present(self, name: str) -> bytes:
+        data = self._journal.read(name)
+        if data is None:
+            self._check_begun()
+            raise RejectedError(Code.HOME_INVALID, f"{self._folder / name} is missing")
         return data
 
-    def _put_index(self, target: Target, data: bytes) -> None:
-        folder, _, name = target.path.rpartition("/")
-        file = self._folder / "targets" / folder / f"{target.sha256}.{name}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._write(file, data)
+    def _check_begun(self) -> None:
+        waiting = () if self.has_begun() else self.requests()
+        if waiting:
+            raise RejectedError(
+                Code.SIGNATURES_MISSING,
+                "the fleet's first metadata waits for signatures; the request is "
+                f"{waiting[0].id}: quarterdeck key export {waiting[0].id}",
+            )
 
+    def _check_free(self, changed: Mapping[str, Signed]) -> None:
+        requests = self.requests()
+        for role in changed:
+            other = of_role(requests, role)
+            if other is not None:
+                raise RejectedError(
+                    Code.CONFLICT,
+                    f"the request {other.id} ({other.why}) changes {role} and waits "
+                    "for signatures: import them, or give it up with quarterdeck key "
+                    f"cancel {other.id}",
+                )
 
-def _first_root(keys: KeyFolder, now: datetime) -> Root:
-    root = Root(consistent_snapshot=True, expires=_expiry(ROOT, now))
-    for name in ROOT_KEYS:
-        root.add_key(keys.create(name), ROOT)
-    root.roles[ROOT].threshold = ROOT_THRESHOLD
-    for role in (TARGETS, SNAPSHOT, TIMESTAMP):
-        root.add_key(keys.create(role), role)
-    return root
+    def _sign(self, metadata: Mapping[str, Metadata[Any]], chain: Chain | None) -> None:
+        changed = {role: it.signed for role, it in metadata.items()}
+        for role, it in metadata.items():
+            for demand in demands(role, changed, chain):
+                for signer in self._signers_here(demand.quorum):
+                    if signer.public_key.keyid not in it.signatures:
+                        it.sign(signer, append=True)
 
-
-def _first_targets(keys: KeyFolder, classes: Sequence[str], now: datetime) -> Targets:
-    # The director's paths match no target: TUF carries its key, and it lists nothing.
-    paths = {DIRECTOR: "assignments/*"}
-    paths |= {class_role(name): class_pattern(name) for name in classes}
-    publics = {role: keys.create(role) for role in paths}
-    roles = {
-        role: DelegatedRole(
-            role, [publics[role].keyid], 1, terminating=True, paths=[paths[role]]
+    def _signers_here(self, keys: Quorum) -> tuple[Signer, ...]:
+        if keys.role in ONLINE:
+            return self._keys.signers(keys)
+        return tuple(
+            file.signer(self._keys.secrets) for file in self._keys.holding(keys)
         )
-        for role in paths
-    }
-    known = {public.keyid: public for public in publics.values()}
-    delegations = Delegations(known, roles)
-    return Targets(expires=_expiry(TARGETS, now), delegations=delegations)
+
+    def _commit(
+        self,
+        metadata: Mapping[str, Metadata[Any]],
+        chain: Chain | None,
+        attached: Mapping[str, bytes],
+        *,
+        snapshot: bool = True,
+    ) -> None:
+        changed = {role: it.signed for role, it in metadata.items()}
+        root = changed.get(ROOT, chain.root if chain else None)
+        assert isinstance(root, Root)
+        now = self._clock.now()
+        if chain is None:
+            new_snapshot, new_timestamp = first_online(now)
+        else:
+            new_snapshot = following(chain.snapshot, SNAPSHOT, now)
+            new_timestamp = issued(following(chain.timestamp, TIMESTAMP, now), now)
+        files = {
+            f"{it.signed.version}.{role}.json": it.to_bytes(_COMPACT)
+            for role, it in metadata.items()
+        }
+        if snapshot:
+            for role, it in metadata.items():
+                if role != ROOT:
+                    data = files[f"{it.signed.version}.{role}.json"]
+                    new_snapshot.meta[f"{role}.json"] = _meta(it.signed, data)
+            data = self._signed(new_snapshot, root)
+            files[f"{new_snapshot.version}.snapshot.json"] = data
+            new_timestamp.snapshot_meta = _meta(new_snapshot, data)
+        files["timestamp.json"] = self._signed(new_timestamp, root)
+        self._attach(attached)
+        self._journal.commit(files)
+
+    def _signed(self, signed: Snapshot | Timestamp, root: Root) -> bytes:
+        metadata: Metadata[Any] = Metadata(signed)
+        for signer in self._keys.signers(quorum(signed.type, root)):
+            metadata.sign(signer, append=True)
+        return metadata.to_bytes(_COMPACT)
+
+    def _attach(self, attached: Mapping[str, bytes]) -> None:
+        # Named by their sha256 and listed by nothing yet: a crash leaves no harm.
+        for name, data in attached.items():
+            if name.startswith("parts/"):
+                self._parts.put(data)
+                continue
+            file = self._folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._write(file, data)
 
 
-def _next(signed: _Role, role: str, now: datetime) -> _Role:
-    """Return a copy to be signed as the following version."""
-    following = copy.deepcopy(signed)
-    following.version += 1
-    following.expires = _expiry(role, now)
-    return following
+def _unsigned(signed: Any) -> Metadata[Any]:  # noqa: ANN401
+    return Metadata(signed)
 
 
-def _next_online(chain: Chain, now: datetime) -> tuple[Snapshot, Timestamp]:
-    timestamp = _issued(_next(chain.timestamp, TIMESTAMP, now), now)
-    return _next(chain.snapshot, SNAPSHOT, now), timestamp
+def _lacks(
+    metadata: Mapping[str, Metadata[Any]], chain: Chain | None
+) -> tuple[Lack, ...]:
+    changed = {role: it.signed for role, it in metadata.items()}
+    return tuple(
+        lack
+        for role, it in metadata.items()
+        for lack in lacks(role, it, demands(role, changed, chain))
+    )
 
 
-def _issued(timestamp: Timestamp, now: datetime) -> Timestamp:
-    whole = now.astimezone(UTC).replace(microsecond=0)
-    timestamp.unrecognized_fields[ISSUED_FIELD] = whole.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return timestamp
+def _check_base(request: Request, chain: Chain | None) -> None:
+    try:
+        check_follows(request.changed(), chain)
+    except RejectedError as error:
+        raise RejectedError(
+            error.code,
+            f"the request {request.id} was made from metadata that is no longer in "
+            f"force: {error.detail}; give it up with quarterdeck key cancel "
+            f"{request.id} and ask again",
+        ) from error
 
 
-def _expiry(role: str, now: datetime) -> datetime:
-    return now.astimezone(UTC).replace(microsecond=0) + lifetime(role)
+def _with_signatures(
+    request: Request,
+    signatures: Mapping[str, Sequence[Signature]],
+    chain: Chain | None,
+) -> dict[str, Metadata[Any]]:
+    grown = {}
+    for role, offered in signatures.items():
+        metadata = request.metadata.get(role)
+        if metadata is None:
+            raise RejectedError(
+                Code.SIGNATURE_INVALID, f"the request {request.id} is not about {role}"
+            )
+        for signature in offered:
+            _check_signature(request, role, signature, chain)
+            metadata.signatures[signature.keyid] = signature
+        grown[role] = metadata
+    return grown
 
 
-def _meta(signed: Snapshot | Targets, data: bytes) -> MetaFile:
+def _check_signature(
+    request: Request, role: str, signature: Signature, chain: Chain | None
+) -> None:
+    payload = request.metadata[role].signed_bytes
+    groups = demands(role, request.changed(), chain)
+    if not any(signature.keyid in group.quorum.keys for group in groups):
+        raise RejectedError(
+            Code.SIGNATURE_INVALID,
+            f"the key {signature.keyid[:12]} may not sign for {role}",
+        )
+    found = {signature.keyid: signature}
+    if not any(group.quorum.signed_by(payload, found) for group in groups):
+        raise RejectedError(
+            Code.SIGNATURE_INVALID,
+            f"the signature of {signature.keyid[:12]} for {role} is not over what the "
+            f"request {request.id} asks to sign",
+        )
+
+
+def _meta(signed: Signed, data: bytes) -> MetaFile:
     return MetaFile(signed.version, len(data), {"sha256": digest(data)})
 
 

@@ -23,14 +23,20 @@ ISSUED_FIELD = "x-issued"
 """Signed field of the timestamp role: when it was signed. Devices that have no clock
 raise their idea of the time by it, and by nothing else."""
 
+NAME_FIELD = "x-name"
+"""Signed field of a key: what its holder calls it."""
+
 _CLASS_PREFIX = "class-"
+_KEY_ROLE_PATHS = MappingProxyType(
+    {DIRECTOR: "assignments/*", TIME: "time/*", PROVENANCE: "provenance/*"}
+)
 _LIFETIMES = MappingProxyType(
     {
         ROOT: timedelta(days=365),
         TARGETS: timedelta(days=180),
         DIRECTOR: timedelta(days=90),
         TIME: timedelta(days=90),
-        PROVENANCE: timedelta(days=90),
+        PROVENANCE: timedelta(days=365),  # lists nothing; targets carries its keys
         SNAPSHOT: timedelta(days=7),
         TIMESTAMP: timedelta(days=1),
     }
@@ -48,9 +54,20 @@ def role_class(role: str) -> str | None:
     return role.removeprefix(_CLASS_PREFIX) if role.startswith(_CLASS_PREFIX) else None
 
 
-def class_pattern(device_class: str) -> str:
-    """Return the target paths that the class's role may list."""
-    return f"classes/{device_class}/*"
+def pattern(role: str) -> str:
+    """Return the target paths that a role delegated by targets may list.
+
+    Those of key roles match no target: TUF carries their keys, and they list nothing.
+    """
+    device_class = role_class(role)
+    if device_class is not None:
+        return f"classes/{device_class}/*"
+    return _KEY_ROLE_PATHS[role]
+
+
+def is_delegated(role: str) -> bool:
+    """Return whether targets names the role's keys, and not root."""
+    return role in KEY_ROLES or role_class(role) is not None
 
 
 def lifetime(role: str) -> timedelta:
@@ -59,10 +76,5 @@ def lifetime(role: str) -> timedelta:
 
 
 def key_names(role: str) -> tuple[str, ...]:
-    """Return the names of the keys that may sign for ``role``."""
+    """Return the names of the keys that a new test fleet makes for ``role``."""
     return ROOT_KEYS if role == ROOT else (role,)
-
-
-def threshold(role: str) -> int:
-    """Return how many of the role's keys must sign."""
-    return ROOT_THRESHOLD if role == ROOT else 1

@@ -1,0 +1,103 @@
+"""Decide whose signatures a change of signed metadata needs, and which it lacks (pure).
+
+A change is the new metadata of some roles. A new root is signed by enough of the keys
+that the root in force names, and by enough of those that it names itself; every other
+role by those that its delegator names, the new one where the change holds it too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuf.api.metadata import Metadata, Root, Signed, Targets
+
+from quarterdeck_controller.release.chain import Chain, Quorum, quorum
+from quarterdeck_controller.release.roles import ROOT, TARGETS, is_delegated
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import RejectedError
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Signatures that a role's new metadata needs and does not have.
+
+    Attributes:
+        have: How many of ``quorum.threshold`` are there.
+        could: Ids of the keys that may give the others.
+        why: What makes these signatures necessary.
+    """
+
+    role: str
+    have: int
+    quorum: Quorum
+    could: tuple[str, ...]
+    why: str
+
+    @property
+    def need(self) -> int:
+        """How many more signatures are needed."""
+        return self.quorum.threshold - self.have
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """One group of keys that must agree, and why."""
+
+    quorum: Quorum
+    why: str
+
+
+def demands(
+    role: str, changed: Mapping[str, Signed], chain: Chain | None
+) -> tuple[Demand, ...]:
+    """Return the groups of keys that must sign ``role``'s new metadata.
+
+    ``chain`` is what is in force; None for a fleet that begins.
+
+    Raises:
+        RejectedError: ``NOT_FOUND`` when nobody may sign for the role.
+    """
+    if role == ROOT:
+        new = changed[ROOT]
+        assert isinstance(new, Root)
+        following = Demand(quorum(ROOT, new), "the keys that it names")
+        if chain is None:
+            return (following,)
+        return (Demand(chain.quorum(ROOT), "the keys in force"), following)
+    delegator = changed.get(TARGETS if is_delegated(role) else ROOT)
+    if isinstance(delegator, Root | Targets):
+        return (Demand(quorum(role, delegator), "the keys that the change names"),)
+    if chain is None:
+        raise RejectedError(Code.NOT_FOUND, f"nobody may sign for {role} yet")
+    return (Demand(chain.quorum(role), "the keys in force"),)
+
+
+def lacks(
+    role: str, metadata: Metadata[Any], wanted: tuple[Demand, ...]
+) -> tuple[Lack, ...]:
+    """Return what ``metadata`` lacks before it can be in force."""
+    payload, found = metadata.signed_bytes, []
+    for demand in wanted:
+        keys = demand.quorum
+        signed = keys.signed_by(payload, metadata.signatures)
+        if len(signed) < keys.threshold:
+            could = tuple(key for key in keys.keys if key not in signed)
+            found.append(Lack(role, len(signed), keys, could, demand.why))
+    return tuple(found)
+
+
+def check_follows(changed: Mapping[str, Signed], chain: Chain | None) -> None:
+    """Refuse a change that was made from something that is not in force.
+
+    Raises:
+        RejectedError: ``CONFLICT`` with both versions.
+    """
+    for role, signed in changed.items():
+        base = chain.signed().get(role) if chain else None
+        in_force = base.version if base else 0
+        if signed.version != in_force + 1:
+            raise RejectedError(
+                Code.CONFLICT,
+                f"it would be version {signed.version} of {role}; version {in_force} "
+                "is in force now",
+            )

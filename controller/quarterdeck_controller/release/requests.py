@@ -1,0 +1,255 @@
+"""Changes that wait for signatures of keys which are not on this machine.
+
+Each is a folder in the home: what is to be signed, with the signatures that are there,
+and the files that go with it. It is complete or not there at all.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, Field
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Signed
+from tuf.api.serialization.json import JSONSerializer
+
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.durable import sync_folder, write_durable
+from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.index import digest
+from quarterdeck_shared.wire import Wire
+
+MAX_REQUEST_BYTES = 1 << 20
+MAX_METADATA_BYTES = 4 << 20
+_COMPACT = JSONSerializer(compact=True)
+
+PART = r"parts/[0-9a-f]{64}"
+INDEX = r"targets/classes/[a-z0-9-]{1,64}/[0-9a-f]{64}\.[a-z0-9-]{1,80}\.idx"
+"""Names of attached files: a part of an artifact, and an index, as they are kept."""
+
+
+class Wanted(Wire):
+    """One role's new metadata: the sha256 of the bytes that are to be signed."""
+
+    role: str = Field(pattern=r"^[a-z0-9-]{1,80}$")
+    version: int = Field(ge=1)
+    sha256: str
+
+
+class Attached(Wire):
+    """A file that goes with the request; ``name`` is its place in it."""
+
+    name: str = Field(pattern=rf"^({PART}|{INDEX})$")
+    length: int = Field(ge=0)
+    sha256: str
+
+
+class Terms(Wire):
+    """``request.json``: what is asked for."""
+
+    v: Literal[1] = 1
+    why: str = Field(min_length=1, max_length=1000)
+    created: AwareDatetime
+    roles: tuple[Wanted, ...] = Field(min_length=1)
+    attachments: tuple[Attached, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The request's name: it stands for everything that it asks for."""
+        return digest(self.encode())[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A change that waits for signatures.
+
+    Attributes:
+        folder: Where it is kept.
+        metadata: By role, the new metadata with the signatures that are there.
+    """
+
+    folder: Path
+    terms: Terms
+    metadata: Mapping[str, Metadata[Any]]
+
+    @property
+    def id(self) -> str:
+        """The name by which ``quarterdeck key`` knows it."""
+        return self.terms.id
+
+    @property
+    def why(self) -> str:
+        """What the change is for."""
+        return self.terms.why
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles whose metadata it changes."""
+        return tuple(self.metadata)
+
+    def changed(self) -> Mapping[str, Signed]:
+        """Return the new metadata by role."""
+        return {role: metadata.signed for role, metadata in self.metadata.items()}
+
+    def attachment(self, name: str) -> Path:
+        """Return where the attached file of that name is."""
+        return self.folder / "attachments" / name
+
+
+def terms_of(
+    metadata: Mapping[str, Metadata[Any]],
+    attached: Mapping[str, bytes],
+    *,
+    why: str,
+    created: datetime,
+) -> Terms:
+    """Return what is asked for by new metadata and the files that go with it."""
+    wanted = (
+        Wanted(role=role, version=it.signed.version, sha256=digest(it.signed_bytes))
+        for role, it in metadata.items()
+    )
+    files = (
+        Attached(name=name, length=len(data), sha256=digest(data))
+        for name, data in attached.items()
+    )
+    return Terms(
+        why=why, created=created, roles=tuple(wanted), attachments=tuple(files)
+    )
+
+
+class Requests:
+    """The open requests of one home."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open(self) -> tuple[Request, ...]:
+        """Return every open request, the oldest first.
+
+        Raises:
+            RejectedError: ``HOME_INVALID`` when one is damaged.
+        """
+        found = [read_request(path) for path in self._paths()]
+        return tuple(sorted(found, key=lambda it: (it.terms.created, it.id)))
+
+    def get(self, id_: str) -> Request:
+        """Return the open request whose name begins with ``id_``.
+
+        Raises:
+            RejectedError: ``NOT_FOUND`` when none or several do.
+        """
+        requests = self.open()
+        matching = [it for it in requests if id_ and it.id.startswith(id_)]
+        if len(matching) != 1:
+            known = ", ".join(it.id for it in requests) or "none"
+            raise RejectedError(
+                Code.NOT_FOUND, f"there is no open request {id_}; open: {known}"
+            )
+        return matching[0]
+
+    def add(
+        self,
+        metadata: Mapping[str, Metadata[Any]],
+        attached: Mapping[str, bytes],
+        *,
+        why: str,
+        created: datetime,
+    ) -> Request:
+        """Keep a new request, all of it or nothing."""
+        terms = terms_of(metadata, attached, why=why, created=created)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        beside = self._folder / f".new-{os.getpid()}"
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            _write(beside, terms, metadata, attached)
+            beside.rename(self._folder / terms.id)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        sync_folder(self._folder)
+        return Request(self._folder / terms.id, terms, dict(metadata))
+
+    def keep(self, request: Request, signed: Mapping[str, Metadata[Any]]) -> Request:
+        """Keep further signatures of a request."""
+        for role, metadata in signed.items():
+            write_durable(_file(request.folder, role), metadata.to_bytes(_COMPACT))
+        return Request(request.folder, request.terms, {**request.metadata, **signed})
+
+    def remove(self, request: Request) -> None:
+        """Forget a request; its name is gone at once, its files then."""
+        gone = request.folder.with_name(f".gone-{request.id}")
+        shutil.rmtree(gone, ignore_errors=True)
+        request.folder.rename(gone)
+        sync_folder(self._folder)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _paths(self) -> Iterator[Path]:
+        if self._folder.is_dir():
+            for path in sorted(self._folder.iterdir()):
+                if path.is_dir() and not path.name.startswith("."):
+                    yield path
+
+
+def read_request(folder: Path) -> Request:
+    """Return the request in ``folder``, checked against its own terms.
+
+    Raises:
+        RejectedError: ``HOME_INVALID`` when it is damaged.
+    """
+    try:
+        data = _bounded(folder / "request.json", MAX_REQUEST_BYTES)
+        terms = Terms.decode(data, limit=MAX_REQUEST_BYTES)
+        metadata = {wanted.role: _read(folder, wanted) for wanted in terms.roles}
+    except (OSError, RepositoryError, ValueError, RejectedError) as error:
+        raise RejectedError(
+            Code.HOME_INVALID, f"the request in {folder} is damaged: {error}"
+        ) from error
+    return Request(folder, terms, metadata)
+
+
+def _read(folder: Path, wanted: Wanted) -> Metadata[Any]:
+    data = _bounded(_file(folder, wanted.role), MAX_METADATA_BYTES)
+    metadata: Metadata[Any] = Metadata.from_bytes(data)
+    found = digest(metadata.signed_bytes)
+    if found != wanted.sha256:
+        raise ValueError(
+            f"the new {wanted.role} has the sha256 {found[:12]}, "
+            f"{wanted.sha256[:12]} was asked for"
+        )
+    return metadata
+
+
+def _file(folder: Path, role: str) -> Path:
+    return folder / "metadata" / f"{role}.json"
+
+
+def _bounded(file: Path, limit: int) -> bytes:
+    with file.open("rb") as opened:
+        data = opened.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{file.name} has more than {limit} bytes")
+    return data
+
+
+def _write(
+    folder: Path,
+    terms: Terms,
+    metadata: Mapping[str, Metadata[Any]],
+    attached: Mapping[str, bytes],
+) -> None:
+    (folder / "metadata").mkdir(parents=True)
+    for name, data in attached.items():
+        file = folder / "attachments" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_durable(file, data)
+    for role, it in metadata.items():
+        write_durable(_file(folder, role), it.to_bytes(_COMPACT))
+    write_durable(folder / "request.json", terms.encode())
+
+
+def of_role(requests: Sequence[Request], role: str) -> Request | None:
+    """Return the open request that changes ``role``, or None."""
+    return next((it for it in requests if role in it.roles), None)
