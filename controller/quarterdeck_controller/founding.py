@@ -4,21 +4,33 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+
+from securesystemslib.signer import Key
 
 from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.services import ensure_services
 from quarterdeck_controller.home import Home, Settings
+from quarterdeck_controller.release.drafts import first
+from quarterdeck_controller.release.keyfile import PublicHalf
+from quarterdeck_controller.release.keys import KeyFolder
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.roles import (
     DIRECTOR,
+    KEY_ROLES,
+    ONLINE,
+    PROVENANCE,
+    ROOT,
     ROOT_KEYS,
     SNAPSHOT,
     TARGETS,
+    TIME,
     TIMESTAMP,
     class_role,
+    key_names,
 )
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.clock import Clock
@@ -27,14 +39,22 @@ from quarterdeck_shared.durable import disk_code, sync_folder, write_durable
 from quarterdeck_shared.errors import RejectedError
 
 
-def create_home(path: Path, settings: Settings, clock: Clock) -> Home:
+def create_home(
+    path: Path,
+    settings: Settings,
+    clock: Clock,
+    *,
+    halves: Mapping[str, Sequence[PublicHalf]] = MappingProxyType({}),
+) -> Home:
     """Make the fleet home at ``path``: keys, authority, repository, database, settings.
 
-    It is built in a folder beside and renamed when it is complete.
+    It is built in a folder beside and renamed when it is complete. A test home gets
+    all keys; another gets those of the online roles, ``halves`` brings the public
+    halves of all others by role, and its first metadata waits as a request.
 
     Raises:
         RejectedError: ``CONFLICT`` when ``path`` exists and is not an empty folder, or
-            cannot be written.
+            cannot be written; ``NOT_ALLOWED`` when a role has too few keys.
     """
     path = path.absolute()
     _refuse_existing(path)
@@ -43,7 +63,7 @@ def create_home(path: Path, settings: Settings, clock: Clock) -> Home:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir(mode=0o700)
-        _fill(Home(beside), settings, clock)
+        _fill(Home(beside), settings, clock, halves)
         beside.rename(path)
         sync_folder(path.parent)
     except OSError as error:
@@ -78,6 +98,8 @@ def key_places(home: Home, classes: Sequence[str]) -> tuple[KeyPlace, ...]:
         (SNAPSHOT, "what belongs together", here),
         (TIMESTAMP, "what is newest, daily", here),
         (DIRECTOR, "which device runs what", here),
+        (TIME, "the time, for devices that ask", here),
+        (PROVENANCE, "how variants were made", "where models are optimized"),
     ]  # fmt: skip
     signing = (
         KeyPlace(name, signs, home.keys / f"{name}.pem", earnest)
@@ -114,16 +136,55 @@ def _sweep(path: Path) -> None:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def _fill(home: Home, settings: Settings, clock: Clock) -> None:
+def _fill(
+    home: Home,
+    settings: Settings,
+    clock: Clock,
+    halves: Mapping[str, Sequence[PublicHalf]],
+) -> None:
     for folder in (home.keys, home.authority, home.broker):
         folder.mkdir(mode=0o700)
     for folder in (home.repository, home.parts, home.logs):
         folder.mkdir()
     Authority.create(home.authority, settings.fleet, clock)
     ensure_services(home, settings, clock)
-    Repository.create(home, settings.classes, clock)
+    _sign_first(home, settings, clock, halves)
     Store.open(home.database).close()
     write_durable(home.settings_file, render(settings).encode())
+
+
+def _sign_first(
+    home: Home,
+    settings: Settings,
+    clock: Clock,
+    halves: Mapping[str, Sequence[PublicHalf]],
+) -> None:
+    keys = _keys(home, settings, halves)
+    changed = first(keys, settings.classes, clock.now())
+    repository = Repository(home, clock)
+    with repository.exclusive():
+        repository.propose(changed, why=f"the first metadata of {settings.fleet}")
+
+
+def _keys(
+    home: Home, settings: Settings, halves: Mapping[str, Sequence[PublicHalf]]
+) -> dict[str, list[Key]]:
+    folder, keys = KeyFolder(home.keys), {}
+    classes = (class_role(name) for name in settings.classes)
+    for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP, *KEY_ROLES, *classes):
+        if settings.test or role in ONLINE:
+            keys[role] = [folder.create(name) for name in key_names(role)]
+        else:
+            keys[role] = [half.public() for half in halves.get(role, ())]
+        need = 2 if role == ROOT else 1
+        if len(keys[role]) < need:
+            raise RejectedError(
+                Code.NOT_ALLOWED,
+                f"{role} needs {need} key(s), {len(keys[role])} public halves were "
+                "given: quarterdeck key create makes them where they are kept, or "
+                "init --test makes all of them here, for a test",
+            )
+    return keys
 
 
 def render(settings: Settings) -> str:
@@ -147,6 +208,12 @@ def render(settings: Settings) -> str:
         "",
         "# Days that a signed assignment may be acted on.",
         f"assignment_days = {settings.assignment_days}",
+        "",
+        "# Days that a device's certificate is valid; it renews itself at two thirds.",
+        f"certificate_days = {settings.certificate_days}",
+        "",
+        "# Whether keys that belong offline may be in this home: only for a test.",
+        f"test = {str(settings.test).lower()}",
         "",
         "[broker]",
         "# nats and mosquitto are started by the controller; external is yours.",

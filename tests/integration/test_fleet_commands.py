@@ -52,7 +52,9 @@ class Operator:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        settings = Settings(fleet="test", classes=("cam", "gateway"), chunk_bytes=1024)
+        settings = Settings(
+            fleet="test", classes=("cam", "gateway"), chunk_bytes=1024, test=True
+        )
         self.home = create_home(path / "home", settings, CLOCK)
         self.path = path
         self._monkeypatch = monkeypatch

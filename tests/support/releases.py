@@ -55,7 +55,9 @@ def make_home(
     path: Path, clock: ManualClock, *, classes: Sequence[str] = CLASSES
 ) -> Home:
     """Return a new fleet home with small chunks."""
-    settings = Settings(fleet="test fleet", classes=tuple(classes), chunk_bytes=1024)
+    settings = Settings(
+        fleet="test fleet", classes=tuple(classes), chunk_bytes=1024, test=True
+    )
     return create_home(path, settings, clock)
 
 

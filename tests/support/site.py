@@ -232,6 +232,7 @@ async def running_site(folder: Path) -> AsyncIterator[Site]:
         fleet="test fleet",
         classes=(CLASS,),
         chunk_bytes=1024,
+        test=True,
         broker=BrokerSettings(port=port),
     )
     home = create_home(folder / "home", settings, clock)

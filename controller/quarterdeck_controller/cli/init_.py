@@ -33,11 +33,16 @@ def command(
         str, typer.Option(help="The address that devices reach.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="MQTT over TLS.")] = 18883,
+    test: Annotated[
+        bool, typer.Option("--test", help="Make every key here, to try it out.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a fleet home: signing keys, certificates, repository, settings."""
     chosen = tuple(dict.fromkeys(classes or DEFAULT_CLASSES))
-    settings = _settings(fleet, chosen, {"kind": broker, "host": host, "port": port})
+    settings = _settings(
+        fleet, chosen, {"kind": broker, "host": host, "port": port}, test=test
+    )
     made = create_home(home, settings, SystemClock())
     if as_json:
         print_json(_as_json(made, settings))
@@ -46,11 +51,11 @@ def command(
 
 
 def _settings(
-    fleet: str, classes: tuple[str, ...], broker: dict[str, object]
+    fleet: str, classes: tuple[str, ...], broker: dict[str, object], *, test: bool
 ) -> Settings:
     try:
         return Settings.model_validate(
-            {"fleet": fleet, "classes": classes, "broker": broker}
+            {"fleet": fleet, "classes": classes, "broker": broker, "test": test}
         )
     except ValidationError as error:
         named = {str(one["loc"][0]) for one in error.errors()}

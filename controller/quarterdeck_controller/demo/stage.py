@@ -224,6 +224,7 @@ def make_home(folder: Path, clock: Clock) -> Home:
         classes=DEFAULT_CLASSES,
         broker=BrokerSettings(port=_free_port()),
         chunk_bytes=CHUNK_BYTES,
+        test=True,
         transfer_bytes_s=TRANSFER_BYTES_S,
     )
     return create_home(folder / "home", settings, clock)

@@ -44,7 +44,7 @@ def test_a_new_home_has_everything_and_only_its_owner_reads_the_keys(
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(fleet="f", classes=("a",)),
+        Settings(fleet="f", classes=("a",), test=True),
         Settings(
             fleet='quotes " and \\ and ünïcode',
             classes=("a", "b-c"),
@@ -99,7 +99,10 @@ def test_a_failure_in_the_middle_leaves_nothing(
     tmp_path: Path, clock: ManualClock
 ) -> None:
     settings = Settings(
-        fleet="f", classes=("a",), broker=BrokerSettings(host="not a host")
+        fleet="f",
+        classes=("a",),
+        broker=BrokerSettings(host="not a host"),
+        test=True,
     )
 
     with pytest.raises(RejectedError, match="not a host"):
@@ -223,7 +226,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_init_tells_where_each_key_is_and_what_comes_next(tmp_path: Path) -> None:
-    code, told = run("init", "--home", str(tmp_path / "h"), "--class", "cam")
+    code, told = run("init", "--test", "--home", str(tmp_path / "h"), "--class", "cam")
 
     assert code == 0
     for name in ("root-1.pem", "class-cam.pem", "director.pem", "issuing.key"):
@@ -232,7 +235,9 @@ def test_init_tells_where_each_key_is_and_what_comes_next(tmp_path: Path) -> Non
 
 
 def test_init_speaks_json(tmp_path: Path) -> None:
-    code, told = run("init", "--home", str(tmp_path / "h"), "--fleet", "acme", "--json")
+    code, told = run(
+        "init", "--test", "--home", str(tmp_path / "h"), "--fleet", "acme", "--json"
+    )
 
     value = json.loads(told)
     assert code == 0
@@ -254,7 +259,7 @@ def test_init_speaks_json(tmp_path: Path) -> None:
 def test_init_names_what_is_wrong_and_leaves_nothing(
     tmp_path: Path, wrong: tuple[str, str]
 ) -> None:
-    code, told = run("init", "--home", str(tmp_path / "h"), *wrong)
+    code, told = run("init", "--test", "--home", str(tmp_path / "h"), *wrong)
 
     assert code == 1
     assert wrong[1] in told
