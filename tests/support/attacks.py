@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -234,8 +235,12 @@ class World:
         changed: Mapping[str, Targets] | None = None,
         *,
         version: int | None = None,
+        keys: Mapping[str, Sequence[CryptoSigner]] = MappingProxyType({}),
     ) -> None:
-        """Sign ``changed``, snapshot and timestamp again with the keys of now."""
+        """Sign ``changed``, snapshot and timestamp again.
+
+        ``keys`` are those of roles whose keys are not in the home.
+        """
         folder = self.home.repository
         data = (folder / "timestamp.json").read_bytes()
         timestamp = Metadata[Timestamp].from_bytes(data)
@@ -244,7 +249,8 @@ class World:
         snapshot = Metadata[Snapshot].from_bytes(data)
         for role, listing in (changed or {}).items():
             listing.version += 1
-            data = signed(Metadata[Targets](listing), [self.key(role)])
+            signers = keys.get(role) or [self.key(role)]
+            data = signed(Metadata[Targets](listing), signers)
             (folder / f"{listing.version}.{role}.json").write_bytes(data)
             snapshot.signed.meta[f"{role}.json"] = MetaFile(listing.version)
         snapshot.signed.version = version or current + 1
