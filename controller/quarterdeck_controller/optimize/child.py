@@ -33,6 +33,7 @@ STEPS: Mapping[str, tuple[str, type[steps.Record]]] = MappingProxyType(
         "measure": ("measure.measure", steps.MeasureRequest),
         "sense": ("repair.sense", steps.SenseRequest),
         "train": ("train.train", steps.TrainRequest),
+        "replay": ("measure.replay", steps.ReplayRequest),
     }
 )
 """Each step's module, which has a function of the step's name, and its request.

@@ -121,6 +121,32 @@ class Known(_Section):
     reference: str = Field(default="", max_length=64)
 
 
+class Gate(_Section):
+    """What a model may hold at most before a class key signs it.
+
+    Generous for what quantization gives, far below what breaks a runtime.
+
+    Attributes:
+        control_flow: Whether operators that run subgraphs (If, Loop, Scan, beam
+            searches) are allowed: how long such a model runs cannot be told from it.
+        nodes: Operators, those of subgraphs and functions too, each function counted
+            as often as it is called.
+        tensors: Constants.
+        bytes: Size of the file.
+        depth: Subgraphs within subgraphs.
+        elements: Elements of one tensor.
+        seconds: Wall-clock time of the one run on all golden vectors.
+    """
+
+    control_flow: bool = False
+    nodes: int = Field(default=20_000, ge=1, le=1_000_000)
+    tensors: int = Field(default=50_000, ge=1, le=1_000_000)
+    bytes: int = Field(default=1 << 30, ge=1, le=(1 << 31) - 1)
+    depth: int = Field(default=4, ge=0, le=32)
+    elements: int = Field(default=1 << 29, ge=1, le=1 << 31)
+    seconds: int = Field(default=60, ge=1, le=3600)
+
+
 class Profile(_Section):
     """A device class.
 
@@ -148,6 +174,7 @@ class Profile(_Section):
     session: Session = Session()
     support: Support = Support()
     known: Known = Known()
+    gate: Gate = Gate()
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:

@@ -19,6 +19,7 @@ StepName = Literal[
     "measure",
     "sense",
     "train",
+    "replay",
 ]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from quarterdeck_controller.optimize.evaluation import Baselines
 from quarterdeck_controller.optimize.steps.record import Record
+from quarterdeck_shared.index import Golden
 from quarterdeck_shared.session import Session
 
 VALUES = "values.npy"
@@ -30,6 +31,40 @@ class Ran(Record):
     """The outputs are in the folder, in the order of the rows."""
 
     count: int
+
+
+class ReplayRequest(Record):
+    """Run a model of doubtful origin once on its golden vectors.
+
+    Attributes:
+        golden: The file of vectors.
+        thresholds: How closely they must be reproduced.
+        seconds: Processor time.
+    """
+
+    model: Path
+    golden: Path
+    session: Session
+    thresholds: Golden
+    seconds: int
+
+
+class Replayed(Record):
+    """What came of it.
+
+    Attributes:
+        finite: Whether every score is a finite number.
+        error: As in ``golden.Compared``; None when it is not finite.
+        reproduces: Whether that is within the thresholds.
+        grown_mb: By how much the process' peak memory grew with the model, MiB.
+    """
+
+    count: int
+    finite: bool
+    agreement: float
+    error: float | None
+    reproduces: bool
+    grown_mb: float
 
 
 class EmulateRequest(Record):
