@@ -31,7 +31,7 @@ def test_an_honest_assignment_is_accepted_with_its_index(world: World) -> None:
     assert not accepted.redelivery
 
 
-def test_a_redelivery_is_accepted_as_such_and_fetches_only_the_timestamp(
+def test_a_redelivery_fetches_only_the_timestamp_and_asks_for_the_time(
     world: World,
 ) -> None:
     envelope = world.assign(1)
@@ -41,7 +41,9 @@ def test_a_redelivery_is_accepted_as_such_and_fetches_only_the_timestamp(
     accepted = world.device().accept(envelope)
 
     assert accepted.redelivery
-    assert world.broker.asked == ["2.root.json", "timestamp.json"]
+    *fetched, asked = world.broker.asked
+    assert fetched == ["2.root.json", "timestamp.json"]
+    assert asked.startswith("time/")
 
 
 def test_each_device_accepts_only_its_own_classes_releases(world: World) -> None:

@@ -124,7 +124,8 @@ class Refreshed:
 
     def models(self) -> frozenset[str]:
         """Return the models of which the roles that ``listing`` loaded list any."""
-        roles = (role for role in self._trusted.values() if isinstance(role, Targets))
+        # The library's mapping iterates over its values.
+        roles = (role for role in iter(self._trusted) if isinstance(role, Targets))
         paths = (path for role in roles for path in role.targets)
         return frozenset(Path(path).stem.rpartition("-")[0] for path in paths)
 
