@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,8 +18,23 @@ from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Bus, Endpoint
 from quarterdeck_shared.clock import SystemClock
+from tests.support import identities
 
 CLASS = "gateway"
+
+
+def device_identity(
+    authority: Authority,
+    device: str,
+    device_class: str = CLASS,
+    *,
+    generation: int = 1,
+    days: float = 30,
+) -> Identity:
+    """Return an identity as a device has it after it was enrolled."""
+    return identities.device_identity(
+        authority, device, device_class, generation=generation, days=days
+    )
 
 
 def free_port() -> int:
@@ -102,13 +118,16 @@ class RealYard:
         if name == "controller":
             identity = self.authority.issue_controller()
         else:
-            identity = self.authority.issue_device(name, CLASS)
+            identity = device_identity(self.authority, name)
         return self.bus_as(name, identity)
 
     def bus_as(self, name: str, identity: Identity) -> MqttBus:
         clock = SystemClock()
         bus = MqttBus(
-            self.endpoint(name, identity), name, clock=clock, rng=random.Random(1)
+            self.endpoint(name, identity),
+            secrets.token_hex(16),
+            clock=clock,
+            rng=random.Random(1),
         )
         self.buses[name] = bus
         return bus
@@ -140,6 +159,8 @@ async def real_yard(kind: str, folder: Path, devices: tuple[str, ...]) -> RealYa
     authority = Authority.create(folder / "authority", "test", SystemClock())
     certificate, key = folder / "broker.pem", folder / "broker.key"
     authority.issue_server(["127.0.0.1", "localhost"]).write(certificate, key)
+    ours = folder / "controller.pem", folder / "controller.key"
+    authority.issue_controller().write(*ours)
     make = NatsBroker if kind == "nats" else MosquittoBroker
     broker = make(
         folder / "broker",

@@ -40,6 +40,7 @@ from quarterdeck_shared.events import StepEvent
 from quarterdeck_shared.reported import Reported, SessionState
 from quarterdeck_shared.telemetry.window import Ack, Window
 from tests.support.brokers import free_port, until
+from tests.support.identities import device_identity, write_identity
 from tests.support.releases import write_variants
 
 CLASS = "cam"
@@ -132,7 +133,7 @@ class Site:
         (samples / "labels.csv").write_text("file,label\none.npy,0\n")
         await self.broker.admit(Admission((Grant(device, CLASS),)))
         self.seen[device] = Seen()
-        return write_bundle(
+        bundle = write_bundle(
             self.home,
             device,
             CLASS,
@@ -142,6 +143,9 @@ class Site:
             interval_s=0.02,
             telemetry_period_s=period_s,
         )
+        authority = Authority.open(self.home.authority)
+        write_identity(bundle, device_identity(authority, device, CLASS))
+        return bundle
 
     async def assign(
         self, device: str, release: Release, sequence: int, *, seconds: float = 0.3

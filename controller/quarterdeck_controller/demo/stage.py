@@ -11,8 +11,10 @@ from quarterdeck_controller.demo.material import MODEL, Material, float_model
 from quarterdeck_controller.demo.observe import Observer, Sight
 from quarterdeck_controller.demo.processes import Processes
 from quarterdeck_controller.demo.screen import Screen
+from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.fleet.inventory import enrol
+from quarterdeck_controller.fleet.tokens import invite
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
 from quarterdeck_controller.optimize.data.samples import Data
@@ -152,16 +154,24 @@ class Stage:
         )
 
     def enrol(self, devices: dict[str, str]) -> None:
-        """Enrol ``devices`` and write their bundles."""
-        for device, device_class in devices.items():
-            with self.store.write() as records:
-                enrol(records, device, device_class, now=self.clock.now())
+        """Enter ``devices`` and write the bundles with which they enrol themselves."""
+        authority, now = (
+            Authority.open(self.home.authority, self.clock),
+            self.clock.now(),
+        )
+        with self.store.write() as records:
+            entered = [enrol(records, *it, now=now) for it in devices.items()]
+            invitations = invite(records, authority, entered, now=now)
+        for (device, device_class), invitation in zip(
+            devices.items(), invitations, strict=True
+        ):
             write_bundle(
                 self.home,
                 device,
                 device_class,
                 self.bundle(device),
                 self.clock,
+                invitation=invitation,
                 source=self.material.samples(device),
                 interval_s=SAMPLE_EVERY_S,
                 simulate_isa=simulated_isa(device_class),

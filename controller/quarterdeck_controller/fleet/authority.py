@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from quarterdeck_controller.fleet.requests import ProvenRequest
+from quarterdeck_controller.store.records import Certificate
 from quarterdeck_shared.clock import Clock, SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
@@ -68,9 +69,23 @@ class Identity:
         write_durable(certificate, self.certificate_pem)
 
     @property
+    def pem(self) -> bytes:
+        """Key and chain as one file; only the owner may read it."""
+        return self.key_pem + self.certificate_pem
+
+    @property
+    def serial(self) -> str:
+        """Serial number of the leaf, in hexadecimal."""
+        return f"{self._leaf.serial_number:x}"
+
+    @property
     def expires(self) -> datetime:
         """When the leaf is no longer valid."""
-        return x509.load_pem_x509_certificate(self.certificate_pem).not_valid_after_utc
+        return self._leaf.not_valid_after_utc
+
+    @property
+    def _leaf(self) -> x509.Certificate:
+        return x509.load_pem_x509_certificate(self.certificate_pem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +100,20 @@ class Issued:
     chain_pem: bytes
 
     @property
-    def serial(self) -> str:
-        """Its serial number, in hexadecimal."""
-        return f"{self.leaf.serial_number:x}"
-
-    @property
-    def public_key(self) -> bytes:
-        """The holder's public key: SubjectPublicKeyInfo, DER."""
+    def record(self) -> Certificate:
+        """The certificate as it is kept."""
         key = self.leaf.public_key()
-        return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return Certificate(
+            serial=f"{self.leaf.serial_number:x}",
+            device=_attribute(self.leaf, NameOID.COMMON_NAME),
+            generation=int(_attribute(self.leaf, NameOID.SERIAL_NUMBER)),
+            public_key=key.public_bytes(
+                Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+            ),
+            not_before=self.leaf.not_valid_before_utc,
+            not_after=self.leaf.not_valid_after_utc,
+            certificate=self.leaf.public_bytes(Encoding.DER),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +290,11 @@ def check_device_name(device: str) -> None:
         raise RejectedError(Code.NAME_INVALID, f"device id {device!r}")
     if device in RESERVED or device.startswith(CLAIM_PREFIX):
         raise RejectedError(Code.NAME_INVALID, f"device id {device!r} is reserved")
+
+
+def _attribute(leaf: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
+    (attribute,) = leaf.subject.get_attributes_for_oid(oid)
+    return str(attribute.value)
 
 
 def _chain(leaf: x509.Certificate, issuing: x509.Certificate) -> bytes:

@@ -1,12 +1,16 @@
-"""Write the folder that makes a machine a device of this fleet."""
+"""Write the folder with which a machine becomes a device of this fleet.
+
+No private key of a device is in it: the machine makes its own, and asks for its
+certificate with the token and the claim certificate that are in the folder.
+"""
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quarterdeck_controller.fleet.authority import DEVICE_DAYS, Authority
+from quarterdeck_controller.fleet.tokens import Invitation
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_shared.clock import Clock
@@ -36,6 +40,10 @@ class AgentOptions:
     telemetry_period_s: float
 
 
+CERTIFICATE_AUTHORITY, ROOT = "ca.pem", "root.json"
+CLAIM, TOKEN, IDENTITY = "claim.pem", "token", "state/identity.pem"
+
+
 def write_bundle(
     home: Home,
     device_id: str,
@@ -43,42 +51,58 @@ def write_bundle(
     out: Path,
     clock: Clock,
     *,
+    invitation: Invitation | None = None,
     source: Path | None = None,
     interval_s: float = 0.1,
     repeat: bool = True,
     simulate_isa: Sequence[str] = (),
     telemetry_period_s: float = 60,
-    days: float = DEVICE_DAYS,
 ) -> Path:
     """Write the bundle of one device to the folder ``out`` and return it.
 
-    It holds ``agent.toml``, ``ca.pem``, ``certificate.pem``, ``key.pem`` and
-    ``root.json``, and is complete or not there. What the options mean is told at
+    It holds ``agent.toml``, ``ca.pem``, ``root.json`` and, when the device is invited,
+    ``claim.pem`` and ``token``, and is complete or not there. Without an invitation it
+    is for a machine that has its identity already. What the options mean is told at
     ``AgentOptions``.
 
     Raises:
         RejectedError: ``CONFLICT`` when ``out`` exists and is not an empty folder,
             ``DISK_FULL`` or ``DISK_FAILED`` when it cannot be written, ``NOT_FOUND``
-            for a class without a signing role, ``NAME_INVALID`` for a name that no
-            device may have.
+            for a class without a signing role.
     """
     settings, out = home.settings(), out.absolute()
     _check(out, device_class, settings)
-    authority = Authority.open(home.authority, clock)
-    identity = authority.issue_device(device_id, device_class, days)
-    root = Repository(home, clock).newest_root()
     options = AgentOptions(
         source, interval_s, repeat, tuple(simulate_isa), telemetry_period_s
     )
-    text = agent_toml(device_id, device_class, settings, options)
+    files = {
+        CERTIFICATE_AUTHORITY: (home.authority / "root.pem").read_bytes(),
+        ROOT: Repository(home, clock).newest_root(),
+        "agent.toml": agent_toml(device_id, device_class, settings, options).encode(),
+    }
+    secret = {}
+    if invitation is not None:
+        secret = {CLAIM: invitation.claim_pem, TOKEN: f"{invitation.token}\n".encode()}
+    write_folder(out, files, secret)
+    return out
+
+
+def write_folder(
+    out: Path, files: Mapping[str, bytes], secret: Mapping[str, bytes]
+) -> None:
+    """Write the folder ``out``, all of it or nothing; only the owner reads secrets.
+
+    Raises:
+        RejectedError: ``DISK_FULL`` or ``DISK_FAILED``.
+    """
     beside = out.with_name(f".{out.name}.new")
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True, mode=0o700)
-        identity.write(beside / "certificate.pem", beside / "key.pem")
-        write_durable(beside / "ca.pem", authority.root_file.read_bytes())
-        write_durable(beside / "root.json", root)
-        write_durable(beside / "agent.toml", text.encode())
+        for name, data in files.items():
+            write_durable(beside / name, data)
+        for name, data in secret.items():
+            write_durable(beside / name, data, mode=0o600)
         beside.rename(out)
         sync_folder(out.parent)
     except OSError as error:
@@ -88,7 +112,6 @@ def write_bundle(
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return out
 
 
 def agent_toml(
@@ -105,18 +128,27 @@ def agent_toml(
         'state = "state"',
         "",
         "# The signed root that this device trusts; newer ones are followed from it.",
-        'root = "root.json"',
+        f"root = {_quoted(ROOT)}",
         "",
         *_simulation(options.simulate_isa),
         "[broker]",
         f"host = {_quoted(broker.host)}",
         f"port = {broker.port}",
-        'ca = "ca.pem"',
-        'certificate = "certificate.pem"',
-        'key = "key.pem"',
+        f"ca = {_quoted(CERTIFICATE_AUTHORITY)}",
         "# For a broker that asks for a password beside the certificate.",
         '# username = ""',
         '# password_file = ""',
+        "",
+        "[identity]",
+        "# The private key, which this device makes itself, and its certificate.",
+        f"file = {_quoted(IDENTITY)}",
+        "# For a key that stays elsewhere, such as in a TPM.",
+        '# key = ""',
+        "",
+        "[enrolment]",
+        "# With these the agent asks for its first certificate; then it deletes them.",
+        f"claim = {_quoted(CLAIM)}",
+        f"token = {_quoted(TOKEN)}",
         "",
         *_source(options),
         "",
