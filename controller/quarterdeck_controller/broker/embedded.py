@@ -1,15 +1,30 @@
-"""A broker of our own, whichever program it is: files written, process run."""
+"""A broker of our own, whichever program it is: files written, process run.
 
+Who is admitted is written into its files, which it reads again; a change that it only
+takes up at a start has it started anew. An end of a session is made by the controller
+itself: it comes with the client id of that session, which ends the older one, and goes.
+"""
+
+import asyncio
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quarterdeck_controller.broker.port import Admission
+from quarterdeck_controller.broker.port import CONTROLLER, Admission
 from quarterdeck_controller.broker.process import BrokerProcess, Command, write_files
+from quarterdeck_controller.broker.revocations import SOON, ends, fault
 from quarterdeck_shared.bus.port import Endpoint
+from quarterdeck_shared.bus.takeover import take_over
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError
+
+CUTS_AT_ONCE = 32
+"""Sessions ended beside each other: a handshake each."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +37,18 @@ class Flavour:
         log: Name of the file that it logs to.
         files: Returns the text of each file, from the folder, the address with the
             broker's certificate, and who may use it.
-        stuck: See ``process.Command``.
+        reloads: See ``process.Command``; ``refuses`` and ``stuck`` likewise.
+        restarts: Whether a change of ``config`` is only taken up at a start.
     """
 
     find_program: Callable[[], Path]
     config: str
     log: str
     files: Callable[[Path, Endpoint, Admission], Mapping[str, str]]
+    reloads: re.Pattern[bytes]
+    refuses: re.Pattern[bytes] | None = None
     stuck: bytes | None = None
+    restarts: bool = False
 
 
 class EmbeddedBroker:
@@ -47,6 +66,19 @@ class EmbeddedBroker:
         key: Path,
         clock: Clock,
     ) -> None:
+        """Take the parts.
+
+        Args:
+            flavour: Which program it is.
+            folder: Where its files are, its own.
+            host: Where it listens.
+            port: The same.
+            ca: What vouches for everybody.
+            certificate: The broker's chain. The controller's own, with which sessions
+                are ended, is ``controller.pem`` beside it, its key ``controller.key``.
+            key: Its key.
+            clock: What it is timed by, and what lists of revocations expire by.
+        """
         self._flavour = flavour
         self._folder = folder.absolute()
         self._server = Endpoint(
@@ -55,17 +87,13 @@ class EmbeddedBroker:
         self._clock = clock
         self._process: BrokerProcess | None = None
         self._admission = Admission()
+        self._in_force: Admission | None = None
+        self._admitting = asyncio.Lock()
 
     async def start(self) -> None:
         """Start the broker and return once it accepts connections."""
-        flavour = self._flavour
-        program = str(flavour.find_program())
-        arguments = (program, "-c", str(self._folder / flavour.config))
-        log = self._folder / flavour.log
-        command = Command(self._folder, arguments, log, flavour.stuck)
-        self._write()
-        self._process = BrokerProcess(command, self._server, self._clock)
-        await self._process.start()
+        async with self._admitting:
+            await self._start()
 
     async def stop(self) -> None:
         """End the broker."""
@@ -74,15 +102,30 @@ class EmbeddedBroker:
 
     async def admit(self, admission: Admission) -> None:
         """Let exactly those in ``admission`` use the broker, beside the controller."""
-        if self._admission == admission:
-            return
-        self._admission = admission
-        if self._process is not None and self._write():
-            self._process.reload()
+        async with self._admitting:
+            self._admission = admission
+            process = self._process
+            if process is None or self._in_force == admission:
+                return
+            self._in_force = None  # until it has said that it is
+            await self._take_up(process)
+            self._in_force = admission
 
     async def cut(self, clients: Sequence[str]) -> None:
         """End the live sessions of these MQTT client ids."""
-        raise NotImplementedError
+        beside = self._server.certificate
+        endpoint = self.endpoint(
+            beside.with_name(f"{CONTROLLER}.pem"), beside.with_name(f"{CONTROLLER}.key")
+        )
+        room = asyncio.Semaphore(CUTS_AT_ONCE)
+
+        async def end(client: str) -> None:
+            async with room:
+                await take_over(endpoint, client)
+
+        async with asyncio.TaskGroup() as group:
+            for client in dict.fromkeys(it for it in clients if it):
+                group.create_task(end(client), name="cut")
 
     def endpoint(self, certificate: Path, key: Path) -> Endpoint:
         """Return how the holder of ``certificate`` reaches this broker."""
@@ -95,10 +138,52 @@ class EmbeddedBroker:
             raise RuntimeError("the broker was not started")
         return await self._process.ended()
 
-    def _write(self) -> bool:
-        files = self._flavour.files(self._folder, self._server, self._admission)
+    async def _start(self) -> None:
+        flavour = self._flavour
+        program = str(flavour.find_program())
+        arguments = (program, "-c", str(self._folder / flavour.config))
+        command = Command(
+            self._folder,
+            arguments,
+            self._folder / flavour.log,
+            flavour.reloads,
+            flavour.refuses,
+            flavour.stuck,
+        )
+        self._write()
+        self._process = BrokerProcess(command, self._server, self._clock)
+        await self._process.start()
+        self._in_force = self._admission
+
+    async def _take_up(self, process: BrokerProcess) -> None:
+        changed = self._write()
+        if not process.running:
+            return  # it reads them when it is started again
+        if self._flavour.restarts and self._flavour.config in changed:
+            _log.warning("event=broker_restarts: it takes up a change only so")
+            await process.restart()
+        elif changed:
+            await process.reload()
+
+    def _write(self) -> frozenset[str]:
+        flavour, admission = self._flavour, self._without_faults(self._admission)
         try:
+            files = flavour.files(self._folder, self._server, admission)
             return write_files(self._folder, files)
         except OSError as error:
             detail = f"its files in {self._folder} cannot be written: {error}"
             raise RejectedError(Code.BROKER_FAILED, detail) from error
+
+    def _without_faults(self, admission: Admission) -> Admission:
+        """Return ``admission`` without a list that would lock everybody out."""
+        lists, now = admission.revocations, self._clock.now()
+        if not lists:
+            return admission
+        why = fault(lists, self._server.certificate.read_bytes(), now)
+        if why is None:
+            end = ends(lists)
+            if end is not None and end < now + SOON:
+                _log.warning("event=revocations_end_soon at=%s", end.isoformat())
+            return admission
+        _log.error("event=revocations_left_out: the list of revocations: %s", why)
+        return replace(admission, revocations=b"")

@@ -13,6 +13,7 @@ claim certificate could not be shared by a batch of machines. They are secrets i
 
 import functools
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -28,15 +29,20 @@ from quarterdeck_shared.transfer import MAX_FRAME_BYTES
 
 CONFIG = "mosquitto.conf"
 PERMISSIONS = "permissions.acl"
+REVOCATIONS = "revocations.pem"
 LOG = "mosquitto.log"
 
 
-def configuration(folder: Path, server: Endpoint, user: str | None) -> str:
+def configuration(
+    folder: Path, server: Endpoint, user: str | None, *, revocations: bool = False
+) -> str:
     """Return the text of mosquitto's configuration.
 
     Args:
         folder: Where its files are.
         server: Where it listens, and its certificate.
+        revocations: Whether there is a list of revoked certificates. A listener that
+            was begun without one takes it up only when mosquitto is started anew.
         user: Whom it runs as; started by root it would become a user of its own,
             who may not read the files.
     """
@@ -51,6 +57,7 @@ def configuration(folder: Path, server: Endpoint, user: str | None) -> str:
         "use_subject_as_username true",
         "allow_anonymous false",
         f"acl_file {folder / PERMISSIONS}",
+        *((f"crlfile {folder / REVOCATIONS}",) if revocations else ()),
         f"message_size_limit {2 * MAX_FRAME_BYTES}",
         "set_tcp_nodelay true",
         # the default of 1000 drops acknowledged messages to a slow reader silently
@@ -62,6 +69,9 @@ def configuration(folder: Path, server: Endpoint, user: str | None) -> str:
         "log_type error",
         "log_type warning",
         "log_type notice",
+        "log_type information",  # that it reads its files again
+        # client ids are secrets, and such lines would fill a disk
+        "connection_messages false",
     )
     if any("\n" in line for line in lines):
         raise ValueError("a path with a line break cannot be configured")
@@ -107,14 +117,22 @@ def find_program(search: str | None = None) -> Path:
 
 def _files(folder: Path, server: Endpoint, admission: Admission) -> Mapping[str, str]:
     user = "root" if os.geteuid() == 0 else None
-    return {
-        CONFIG: configuration(folder, server, user),
-        PERMISSIONS: permissions(admission),
-    }
+    lists = admission.revocations
+    config = configuration(folder, server, user, revocations=bool(lists))
+    given = {REVOCATIONS: lists.decode("ascii")} if lists else {}
+    return {CONFIG: config, PERMISSIONS: permissions(admission), **given}
 
 
 MosquittoBroker = functools.partial(
     EmbeddedBroker,
-    Flavour(find_program=find_program, config=CONFIG, log=LOG, files=_files),
+    Flavour(
+        find_program=find_program,
+        config=CONFIG,
+        log=LOG,
+        files=_files,
+        # one thread: who comes after this line meets what was read
+        reloads=re.compile(rb"^\d+: Reloading config\.$", re.MULTILINE),
+        restarts=True,
+    ),
 )
 """A mosquitto of our own: call it with what ``EmbeddedBroker`` takes."""

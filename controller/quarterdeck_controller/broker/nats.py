@@ -14,6 +14,7 @@ start.
 import functools
 import importlib.metadata
 import json
+import re
 import shutil
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -142,6 +143,10 @@ NatsBroker = functools.partial(
         config=CONFIG,
         log=LOG,
         files=lambda *given: {CONFIG: configuration(*given)},
+        reloads=re.compile(
+            rb"^\[\d+\] \S+ \S+ \[INF\] Reloaded server config", re.MULTILINE
+        ),
+        refuses=re.compile(rb"^\[\d+\] \S+ \S+ \[ERR\] Failed to reload", re.MULTILINE),
         # after one failed write its store refuses all others until it is started anew
         stuck=b"no space left on device",
     ),

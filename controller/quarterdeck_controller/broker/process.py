@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +26,9 @@ from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 START_TIMEOUT_S = 10.0
 """A broker on a loaded small board is up within three seconds."""
 
+RELOAD_TIMEOUT_S = 30.0
+"""A broker on a small board reads ten thousand permissions within ten seconds."""
+
 STOP_TIMEOUT_S = 5.0
 """Past this a broker that was asked to end is killed."""
 
@@ -32,7 +36,7 @@ _LOOK_S = 2.0
 _FULL_BYTES, _ROOM_BYTES = 1 << 14, 1 << 20
 """Started again on a full disk, a broker would only get stuck again."""
 
-_PROBE_S = 0.05
+_PROBE_S, _RELOAD_LOOK_S = 0.05, 0.01
 _LOG_LINES = 8
 _LOG_BYTES = 8192
 
@@ -46,6 +50,9 @@ class Command:
         arguments: The program and its arguments; one of them names a file in
             ``folder``, which is how the process is recognized.
         log: The file that it logs to.
+        reloads: What it logs when it has read its configuration again: whole lines.
+        refuses: What it logs instead when it goes on with the old one; None for a
+            broker that never says so.
         stuck: What it logs when it could not write and will not try again, although
             it runs on; None for a broker that recovers by itself.
     """
@@ -53,6 +60,8 @@ class Command:
     folder: Path
     arguments: tuple[str, ...]
     log: Path
+    reloads: re.Pattern[bytes]
+    refuses: re.Pattern[bytes] | None = None
     stuck: bytes | None = None
 
     @property
@@ -75,6 +84,7 @@ class BrokerProcess:
         self._clock = clock
         self._process: asyncio.subprocess.Process | None = None
         self._was_full = False
+        self._changing = asyncio.Lock()
 
     @property
     def running(self) -> bool:
@@ -83,6 +93,16 @@ class BrokerProcess:
 
     async def start(self) -> None:
         """Start it and return once it accepts TLS connections."""
+        async with self._changing:
+            await self._start()
+
+    async def restart(self) -> None:
+        """End it and start it again, which ``ended`` does not take for an end."""
+        async with self._changing:
+            await self.stop()
+            await self._start()
+
+    async def _start(self) -> None:
         await stop_leftover(self._command)
         _check_port(self._endpoint)
         self._command.log.unlink(missing_ok=True)
@@ -103,10 +123,33 @@ class BrokerProcess:
             await _end(process)
         self._command.pid_file.unlink(missing_ok=True)
 
-    def reload(self) -> None:
-        """Have it read its configuration again."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGHUP)
+    async def reload(self) -> None:
+        """Have it read its configuration again, and return once it has.
+
+        One that does not run reads it when it is started.
+
+        Raises:
+            RejectedError: ``BROKER_FAILED``, it goes on with the old configuration.
+        """
+        process, log = self._process, self._command.log
+        if process is None or process.returncode is not None:
+            return
+        since = log.stat().st_size if log.exists() else 0
+        deadline = self._clock.monotonic() + RELOAD_TIMEOUT_S
+        process.send_signal(signal.SIGHUP)
+        while process.returncode is None:
+            if self._has_reloaded(_written_since(log, since)):
+                return
+            if self._clock.monotonic() > deadline:
+                what = f"did not say in {RELOAD_TIMEOUT_S:g} s that it was read again"
+                raise self._failure(what)
+            await asyncio.sleep(_RELOAD_LOOK_S)
+
+    def _has_reloaded(self, said: bytes) -> bool:
+        refuses = self._command.refuses
+        if refuses is not None and refuses.search(said):
+            raise self._failure("refused its new configuration")
+        return self._command.reloads.search(said) is not None
 
     async def ended(self) -> QuarterdeckError:
         """Return why, when it has ended without ``stop``.
@@ -116,11 +159,16 @@ class BrokerProcess:
         process = self._process
         if process is None:
             raise RuntimeError("the broker was not started")
-        while not await _ends_within(process, _LOOK_S):
-            if await asyncio.to_thread(self._is_stuck):
-                await _end(process)
-                return self._failure("could not write, and was ended")
-        return self._failure(f"ended with {process.returncode}")
+        while True:
+            while not await _ends_within(process, _LOOK_S):
+                if await asyncio.to_thread(self._is_stuck):
+                    await _end(process)
+                    return self._failure("could not write, and was ended")
+            async with self._changing:  # a restart is no end
+                now = self._process
+            if now is None or now is process:
+                return self._failure(f"ended with {process.returncode}")
+            process = now
 
     def _is_stuck(self) -> bool:
         mark = self._command.stuck
@@ -177,20 +225,21 @@ class BrokerProcess:
         )
 
 
-def write_files(folder: Path, files: Mapping[str, str]) -> bool:
+def write_files(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
     """Write generated ``files`` that changed, for the owner's eyes only.
 
     Returns:
-        Whether any differed from what was there.
+        The names of those that differed from what was there.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    changed = False
+    folder.chmod(0o700)  # one that somebody else made may be open to all
+    changed = set()
     for name, text in files.items():
         path = folder / name
         if not path.is_file() or path.read_bytes() != text.encode():
             write_durable(path, text.encode(), mode=0o600)
-            changed = True
-    return changed
+            changed.add(name)
+    return frozenset(changed)
 
 
 async def stop_leftover(command: Command) -> None:
@@ -266,6 +315,16 @@ def _check_port(endpoint: Endpoint) -> None:
                 f"it cannot listen at {where}: {error.strerror}; host and port in"
                 " settings.toml must be of this machine",
             ) from error
+
+
+def _written_since(log: Path, offset: int) -> bytes:
+    try:
+        with log.open("rb") as file:
+            # a log that is shorter than it was has been begun anew
+            file.seek(offset if log.stat().st_size >= offset else 0)
+            return file.read()
+    except OSError:
+        return b""
 
 
 def _end_of(log: Path) -> list[str]:
