@@ -3,10 +3,22 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import reduce
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Row,
+    Text,
+    cast,
+    func,
+    insert,
+    select,
+    update,
+)
 
-from quarterdeck_controller.store.ledger import START, By, Entry, Head, Kept, seal
+from quarterdeck_controller.store.ledger import START, By, Entry, Head, Kept, Raw, seal
 from quarterdeck_controller.store.schema import audit, operators
 
 _AT_ONCE = 2000
@@ -151,17 +163,28 @@ class AuditTable:
         rows = self._connection.execute(query).all()
         return tuple(_kept(row) for row in reversed(rows))
 
-    def every(self) -> Iterator[Kept]:
-        """Give every entry by its number, a few at a time."""
+    def every(self) -> Iterator[Raw]:
+        """Give every entry by its number, as it is found, a few at a time."""
         after = -(1 << 63)  # a number that somebody put there may be negative
         while rows := self._after(after):
             yield from rows
             after = rows[-1].number
 
-    def _after(self, number: int) -> Sequence[Kept]:
-        query = select(audit).where(audit.c.number > number)
-        rows = self._connection.execute(query.order_by(audit.c.number).limit(_AT_ONCE))
-        return [_kept(row) for row in rows]
+    def _after(self, number: int) -> Sequence[Raw]:
+        query = _RAW.where(audit.c.number > number).limit(_AT_ONCE)
+        rows = self._connection.execute(query)
+        return [Raw(**row._asdict()) for row in rows]
+
+
+_COLUMNS = [column for column in audit.columns if column is not audit.c.number]
+_TYPES: list[ColumnElement[str]] = [
+    func.typeof(column, type_=Text) for column in _COLUMNS
+]
+_RAW = select(
+    audit.c.number,
+    *(cast(column, LargeBinary).label(column.name) for column in _COLUMNS),
+    reduce(lambda before, kind: before + " " + kind, _TYPES).label("types"),
+).order_by(audit.c.number)
 
 
 def _begins(

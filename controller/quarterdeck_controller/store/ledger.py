@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
+from typing import ClassVar
 
 VERSION = 1
 GENESIS = "0" * 64
@@ -107,6 +108,32 @@ class Kept:
         return told | {"digest": self.digest}
 
 
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """An entry as it is found, whatever somebody has made of it: bytes, or nothing.
+
+    Attributes:
+        types: Types of the columns as the database names them, from ``at`` on.
+    """
+
+    TYPES: ClassVar[str] = "integer text text text text text text"
+
+    number: int
+    at: bytes | None
+    actor: bytes | None
+    act: bytes | None
+    subject: bytes | None
+    outcome: bytes | None
+    body: bytes | None
+    digest: bytes | None
+    types: str = TYPES
+
+    def column(self, name: str) -> bytes | None:
+        """Return the bytes of one column."""
+        value: bytes | int | None = getattr(self, name)
+        return str(value).encode() if isinstance(value, int) else value
+
+
 def seal(entry: Entry, by: By, before: Head) -> Kept:
     """Return ``entry`` as it follows ``before``."""
     at = entry.at.astimezone(UTC)
@@ -133,7 +160,7 @@ def seal(entry: Entry, by: By, before: Head) -> Kept:
         subject=subject,
         outcome=str(entry.outcome),
         body=body,
-        digest=digest_of(body),
+        digest=digest_of(body.encode()),
     )
 
 
@@ -142,9 +169,9 @@ def canonical(value: Mapping[str, object]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def digest_of(body: str) -> str:
+def digest_of(body: bytes) -> str:
     """Return the sha256 of an entry's bytes."""
-    return hashlib.sha256(body.encode("utf-8", "backslashreplace")).hexdigest()
+    return hashlib.sha256(body).hexdigest()
 
 
 def bounded(detail: Mapping[str, object]) -> dict[str, object]:
