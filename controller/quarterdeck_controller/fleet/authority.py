@@ -42,6 +42,9 @@ from quarterdeck_shared.ids import is_name
 CONTROLLER_NAME = "controller"
 """Common name of the controller's certificate; no device may have it."""
 
+OPERATOR_PREFIX = "operator-"
+"""Common names of operators' certificates begin so; no device's id does."""
+
 RESERVED = frozenset({CONTROLLER_NAME, "broker"})
 ROOT_DAYS = 3650
 ISSUING_DAYS = 1825
@@ -245,6 +248,20 @@ class Authority:
         usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
         return self._issue(_Leaf(_subject(name), usages, days))
 
+    def issue_operator(self, operator: str, *, days: float) -> Identity:
+        """Return an identity with which an operator asks things of the controller.
+
+        The broker lets nobody in by it: it is in no admission.
+
+        Raises:
+            RejectedError: ``NAME_INVALID`` when the name is not valid.
+        """
+        name = OPERATOR_PREFIX + operator
+        if not is_name(name):
+            raise RejectedError(Code.NAME_INVALID, f"operator {operator!r}")
+        usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+        return self._issue(_Leaf(_subject(name), usages, days))
+
     def chain(self, leaf: bytes) -> bytes:
         """Return the chain (PEM) of a certificate (DER) that was issued before."""
         certificate = x509.load_der_x509_certificate(leaf)
@@ -288,7 +305,7 @@ def check_device_name(device: str) -> None:
     """
     if not is_name(device):
         raise RejectedError(Code.NAME_INVALID, f"device id {device!r}")
-    if device in RESERVED or device.startswith(CLAIM_PREFIX):
+    if device in RESERVED or device.startswith((CLAIM_PREFIX, OPERATOR_PREFIX)):
         raise RejectedError(Code.NAME_INVALID, f"device id {device!r} is reserved")
 
 
