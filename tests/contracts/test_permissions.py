@@ -16,7 +16,7 @@ from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError, TransientError
-from tests.support.brokers import CLASS, RealYard, real_yard, until
+from tests.support.brokers import CLASS, RealYard, device_identity, real_yard, until
 
 DEVICE = "device-1"
 OTHER = "device-2"
@@ -220,7 +220,7 @@ async def test_a_device_cannot_take_the_session_of_another_on_mosquitto(
     victim = await connected(yard, DEVICE)
     lost: list[str] = []
     victim.on_disconnected(lambda: lost.append(DEVICE))
-    thief_certificate = yard.authority.issue_device(OTHER, CLASS)
+    thief_certificate = device_identity(yard.authority, OTHER)
     endpoint = yard.endpoint(OTHER, thief_certificate)
     thief = MqttBus(endpoint, DEVICE, clock=SystemClock(), rng=victim._rng)
     await thief.start()
@@ -235,7 +235,7 @@ async def test_a_device_cannot_take_the_session_of_another_on_mosquitto(
 
 async def test_an_expired_certificate_is_named_as_the_reason(yard: RealYard) -> None:
     folder = yard.authority.root_file.parent
-    expired = Authority.open(folder, LongAgo()).issue_device(DEVICE, CLASS, days=30)
+    expired = device_identity(Authority.open(folder, LongAgo()), DEVICE)
 
     reason = await refusal(yard.bus_as(DEVICE, expired))
 
@@ -248,7 +248,7 @@ async def test_a_certificate_of_a_foreign_authority_is_refused(
 ) -> None:
     foreign = Authority.create(tmp_path / "foreign", "test", SystemClock())
 
-    reason = await refusal(yard.bus_as(DEVICE, foreign.issue_device(DEVICE, CLASS)))
+    reason = await refusal(yard.bus_as(DEVICE, device_identity(foreign, DEVICE)))
 
     assert reason.code is Code.CERTIFICATE_INVALID
 
@@ -258,7 +258,7 @@ async def test_a_broker_of_a_foreign_authority_is_not_trusted(
 ) -> None:
     foreign = Authority.create(tmp_path / "foreign", "test", SystemClock())
     bus = yard.bus(DEVICE)
-    bus._endpoint = yard.endpoint(DEVICE, foreign.issue_device(DEVICE, CLASS))
+    bus._endpoint = yard.endpoint(DEVICE, device_identity(foreign, DEVICE))
     bus._endpoint = type(bus._endpoint)(
         bus._endpoint.host,
         bus._endpoint.port,
@@ -310,22 +310,3 @@ async def test_the_port_for_nats_own_clients_lets_nobody_in(tmp_path: Path) -> N
 def nats_port(log: Path) -> int:
     line = next(it for it in log.read_text().splitlines() if "client connections" in it)
     return int(line.rpartition(":")[2])
-
-
-async def test_two_clients_of_one_identity_are_told_so(yard: RealYard) -> None:
-    identity = yard.authority.issue_device(DEVICE, CLASS)
-    one = yard.bus_as(DEVICE, identity)
-    two = yard.bus_as(DEVICE, identity)
-    await one.start()
-    await two.start()
-
-    await until(
-        lambda: any(
-            bus.trouble and bus.trouble.code is Code.DUPLICATE_IDENTITY
-            for bus in (one, two)
-        ),
-        "the quarrel noticed",
-        timeout_s=20,
-    )
-
-    await one.close()

@@ -18,7 +18,7 @@ from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Endpoint
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
-from tests.support.brokers import free_port, real_yard, until
+from tests.support.brokers import device_identity, free_port, real_yard, until
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -37,7 +37,7 @@ def bus_to(endpoint: Endpoint, *, keepalive_s: int = 60) -> MqttBus:
 def endpoint(tmp_path: Path) -> Endpoint:
     authority = Authority.create(tmp_path / "authority", "test", SystemClock())
     certificate, key = tmp_path / "device.pem", tmp_path / "device.key"
-    authority.issue_device("device-1", "gateway").write(certificate, key)
+    device_identity(authority, "device-1").write(certificate, key)
     ca = authority.root_file
     return Endpoint("127.0.0.1", free_port(), ca, certificate, key)
 
@@ -118,7 +118,7 @@ async def test_a_broker_that_falls_silent_is_noticed_by_its_pings(
     tmp_path: Path,
 ) -> None:
     yard = await real_yard("nats", tmp_path, ("device-1",))
-    identity = yard.authority.issue_device("device-1", "gateway")
+    identity = device_identity(yard.authority, "device-1")
     bus = bus_to(yard.endpoint("device-1", identity), keepalive_s=1)
     await bus.start()
     await bus.wait_connected(10)
@@ -137,12 +137,13 @@ async def test_a_publish_that_is_never_acknowledged_fails_with_the_connection(
     tmp_path: Path,
 ) -> None:
     yard = await real_yard("nats", tmp_path, ("device-1",))
-    identity = yard.authority.issue_device("device-1", "gateway")
+    identity = device_identity(yard.authority, "device-1")
     bus = bus_to(yard.endpoint("device-1", identity), keepalive_s=1)
     await bus.start()
     await bus.wait_connected(10)
     pid = int((tmp_path / "broker" / "broker.pid").read_text())
     os.kill(pid, signal.SIGSTOP)
+    await until(lambda: is_stopped(pid), "the broker to stand still")
 
     publishing = asyncio.create_task(bus.publish("qd/1/device/device-1/up/event", b"x"))
     done, _ = await asyncio.wait([publishing], timeout=10)
@@ -152,6 +153,12 @@ async def test_a_publish_that_is_never_acknowledged_fails_with_the_connection(
     assert "not_connected" in str(publishing.exception())
     await bus.close()
     await yard.end()
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether every thread of the process stands still."""
+    states = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(it.read_text().rpartition(") ")[2][0] == "T" for it in states)
 
 
 @pytest.fixture
