@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 from time import process_time
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.dsse import Envelope
 
 from quarterdeck_controller.fleet.assignments import Assignments, Wish
@@ -14,7 +13,7 @@ from quarterdeck_controller.fleet.inventory import enrol
 from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.store.records import Runs
 from quarterdeck_controller.store.store import Store
-from quarterdeck_shared.assignment import PAYLOAD_TYPE, Assignment, Probation
+from quarterdeck_shared.assignment import Assignment, Probation
 from tests.bench.table import Figure
 from tests.bench.timing import in_turns, seconds
 from tests.support.attacks import World
@@ -36,7 +35,8 @@ def measure(folder: Path, *, quick: bool) -> list[Figure]:
         wall = seconds(lambda: asyncio.run(assignments.renew()))
         spent = process_time() - began
         size = _checked(store, world, count)
-    alone, bare = _signing(world, rounds=20 if quick else 500)
+    director, assignment = Director(world.home), world.assignment()
+    (alone,) = in_turns(20 if quick else 500, lambda: director.sign(assignment))
     note = f"{size} bytes each, {size * count / 1e6:.0f} MB in all"
     return [
         Figure(
@@ -48,7 +48,6 @@ def measure(folder: Path, *, quick: bool) -> list[Figure]:
             1 / alone,
             f"{wall:.1f} s for {count}, {spent:.1f} s of CPU; {note}",
         ),
-        Figure("Director.sign", 500, 1 / alone, "/s", "bare Ed25519", 1 / bare, "DSSE"),
     ]
 
 
@@ -74,10 +73,3 @@ def _checked(store: Store, world: World, count: int) -> int:
     payload = Envelope.from_dict(json.loads(last.envelope)).payload
     assert Assignment.decode(payload).sequence == 2
     return len(last.envelope)
-
-
-def _signing(world: World, rounds: int) -> list[float]:
-    director, assignment = Director(world.home), world.assignment()
-    key = Ed25519PrivateKey.generate()
-    data = Envelope(assignment.encode(), PAYLOAD_TYPE, {}).pae()
-    return in_turns(rounds, lambda: director.sign(assignment), lambda: key.sign(data))
