@@ -48,6 +48,7 @@ from quarterdeck_controller.release.roles import (
     TIMESTAMP,
     class_role,
 )
+from quarterdeck_controller.release.witness import anchored
 from quarterdeck_shared.assignment import Target
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
@@ -101,6 +102,7 @@ class Repository:
     def __init__(
         self, home: Home, clock: Clock, *, write: Write = write_durable
     ) -> None:
+        self._home = home
         self._folder = home.repository
         self._journal = Journal(home.repository, last="timestamp.json", write=write)
         self._keys = KeyFolder(home.keys)
@@ -420,6 +422,7 @@ class Repository:
             data = self._signed(new_snapshot, root)
             files[f"{new_snapshot.version}.snapshot.json"] = data
             new_timestamp.snapshot_meta = _meta(new_snapshot, data)
+        new_timestamp = anchored(new_timestamp, self._home)
         files["timestamp.json"] = self._signed(new_timestamp, root)
         self._attach(attached)
         self._journal.commit(files)

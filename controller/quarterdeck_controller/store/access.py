@@ -137,6 +137,11 @@ class AuditTable:
         row = self._connection.execute(query).one_or_none()
         return None if row is None else _kept(row)
 
+    def digest(self, number: int) -> str | None:
+        """Return the digest of the entry of that number."""
+        query = select(audit.c.digest).where(audit.c.number == number)
+        return self._connection.execute(query).scalar_one_or_none()
+
     def newest(
         self,
         limit: int,

@@ -34,13 +34,18 @@ class _DriverConnection(Protocol):
 
 
 class Database:
-    """One SQLite file. Safe to use from several threads."""
+    """One SQLite file. Safe to use from several threads.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        prepare: Make what is missing and check the version, which waits for a writer.
+    """
+
+    def __init__(self, path: Path, *, prepare: bool = True) -> None:
         self.path = path
         self._engine = _engine(path)
-        with self._translated():
-            _prepare(self._engine, path)
+        if prepare:
+            with self._translated():
+                _prepare(self._engine, path)
 
     def close(self) -> None:
         """Close every connection."""

@@ -88,6 +88,14 @@ class Store:
         """
         return cls(Database(path))
 
+    @classmethod
+    def look(cls, path: Path) -> Self:
+        """Return the store at ``path`` for reading while somebody may be writing.
+
+        It waits for nobody, not even for the transaction of whoever calls.
+        """
+        return cls(Database(path, prepare=False))
+
     def acting(self, by: By, before_commit: BeforeCommit | None = None) -> "Store":
         """Return the same store for transactions of ``by``; this one closes both."""
         return Store(self._database, by=by, before_commit=before_commit)
