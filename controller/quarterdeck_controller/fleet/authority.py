@@ -54,7 +54,7 @@ REVOCATIONS_DAYS = 30
 """A broker that holds an expired list of revocations refuses every device: the list is
 made anew daily, and good for long."""
 
-_BACKDATED = timedelta(minutes=5)
+BACKDATED = timedelta(minutes=5)
 """Certificates begin a little early: clocks of devices run behind."""
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
 
@@ -324,7 +324,7 @@ def _revocations(
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.certificate.subject)
-        .last_update(now - _BACKDATED)
+        .last_update(now - BACKDATED)
         .next_update(now + timedelta(days=days))
         .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
         .add_extension(
@@ -400,7 +400,7 @@ def _builder(
         .issuer_name(issuer.certificate.subject if issuer else subject)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
+        .not_valid_before(now - BACKDATED)
         .not_valid_after(now + timedelta(days=days))
         .add_extension(
             x509.SubjectKeyIdentifier.from_public_key(public), critical=False

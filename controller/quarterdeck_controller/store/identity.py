@@ -251,8 +251,7 @@ class CertificateTable:
     def settle(self, now: datetime) -> int:
         """Note which certificates devices were seen to come with.
 
-        Those before are retired; so are those that a device came back from: it lost
-        the key of a newer one. Return how many were seen for the first time.
+        Those before are retired. Return how many were seen for the first time.
         """
         seen = self.connection.execute(
             select(certificates.c.serial, certificates.c.device, presence.c.generation)
