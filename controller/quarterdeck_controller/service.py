@@ -25,6 +25,7 @@ from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.server import MetadataServer
+from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_controller.rollout.reconcile import Reconciler
 from quarterdeck_controller.store.records import Device
 from quarterdeck_controller.store.store import Store
@@ -156,7 +157,7 @@ def _assemble(
         ingest=Ingest(bus, store, clock),
         assignments=assignments,
         reconciler=reconciler,
-        metadata=MetadataServer(bus, repository.read),
+        metadata=MetadataServer(bus, Timekeeper(repository, clock).read),
         needs=NeedListener(bus, publisher),
         publisher=publisher,
         broker=broker,

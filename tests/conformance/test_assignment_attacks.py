@@ -327,22 +327,9 @@ def test_a_stolen_director_key_cannot_give_a_listed_path_other_content(
 
 def test_a_director_whose_key_was_replaced_is_no_longer_heard(world: World) -> None:
     old = world.key("director")
-    replace_director(world)
+    world.replace("director")
 
     stolen = sealed(world.assignment(1).encode(), old)
 
     assert refusal(world.device(), stolen) is Code.ASSIGNMENT_UNSIGNED
     assert heals(world)
-
-
-def replace_director(world: World) -> None:
-    """Give the director a new key, as the holder of the targets key would."""
-    chain = world.repository.chain()
-    (world.home.keys / "director.pem").unlink()
-    folder = world.repository._keys
-    delegations = chain.targets.delegations
-    assert delegations is not None
-    assert delegations.roles is not None
-    chain.targets.revoke_key(delegations.roles["director"].keyids[0], "director")
-    chain.targets.add_key(folder.create("director"), "director")
-    world.resign({"targets": chain.targets, "director": chain.delegated["director"]})

@@ -230,6 +230,16 @@ class World:
         data = signed(Metadata[Root](root), self.root_keys("root-1", "root-2"))
         (folder / f"{root.version}.root.json").write_bytes(data)
 
+    def replace(self, role: str) -> None:
+        """Give a delegated ``role`` a new key, as the holder of targets' key would."""
+        chain = self.repository.chain()
+        old = chain.quorum(role).keys
+        KeyFolder(self.home.keys).file(role).unlink()
+        for keyid in old:
+            chain.targets.revoke_key(keyid, role)
+        chain.targets.add_key(KeyFolder(self.home.keys).create(role), role)
+        self.resign({"targets": chain.targets, role: chain.delegated[role]})
+
     def resign(
         self,
         changed: Mapping[str, Targets] | None = None,

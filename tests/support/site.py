@@ -28,6 +28,7 @@ from quarterdeck_controller.release.catalog import Catalog, Release
 from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.server import MetadataServer
+from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_controller.transfer.needs import NeedListener
 from quarterdeck_controller.transfer.publisher import Publisher
 from quarterdeck_shared import topics
@@ -280,7 +281,8 @@ async def _controller_parts(site: Site) -> list["asyncio.Task[None]"]:
         stream=BOOT,
         clock=clock,
     )
-    metadata = MetadataServer(site.bus, Repository(site.home, clock).read)
+    keeper = Timekeeper(Repository(site.home, clock), clock)
+    metadata = MetadataServer(site.bus, keeper.read)
     await site.bus.start()
     await site.bus.wait_connected(10)
     for leaf in (

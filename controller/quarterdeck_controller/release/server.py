@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from quarterdeck_shared.bus.port import Bus, Message
-from quarterdeck_shared.errors import RejectedError, TransientError
+from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 from quarterdeck_shared.metadata import PIECE_BYTES, MetadataReply, MetadataRequest
 from quarterdeck_shared.topics import (
     DOWN_METADATA,
@@ -80,7 +80,7 @@ class MetadataServer:
                 self._noted.discard(device)
             try:
                 await self._answer(device, request)
-            except (TransientError, OSError) as error:
+            except (QuarterdeckError, OSError) as error:
                 _log.warning("no answer to %s for %s: %s", device, request.name, error)
 
     async def _answer(self, device: str, request: MetadataRequest) -> None:
