@@ -260,6 +260,33 @@ async def test_a_clean_close_publishes_no_will(yard: Yard) -> None:
     assert heard == [b"later"]
 
 
+async def test_a_reconnection_publishes_no_will_and_subscribes_again(
+    yard: Yard,
+) -> None:
+    controller = await connected(yard, "controller")
+    states: list[bytes] = []
+    await controller.subscribe(STATE, lambda message: states.append(message.payload))
+    device = yard.bus(DEVICE)
+    device.set_will(lambda connection: Will(STATE, b"gone %d" % connection))
+    await device.start()
+    await device.wait_connected(10)
+    heard: list[bytes] = []
+    topic = topics.down(DEVICE, topics.DOWN_ACK)
+    await device.subscribe(topic, lambda message: heard.append(message.payload))
+    ups: list[bool] = []
+    device.on_connected(lambda: ups.append(True))
+
+    await device.reconnect()
+
+    await until(lambda: ups, "another session")
+    assert device.trouble is None
+    await controller.publish(topic, b"hello")
+    await device.publish(STATE, b"here")
+    await until(lambda: heard and states, "both messages")
+    assert heard == [b"hello"]
+    assert states == [b"here"]
+
+
 async def test_publishing_while_down_fails_at_once(yard: Yard) -> None:
     device = yard.bus(DEVICE)
 

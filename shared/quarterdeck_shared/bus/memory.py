@@ -172,6 +172,12 @@ class MemoryBus:
         """Stop hearing ``pattern``."""
         self._handlers.remove(pattern)
 
+    async def reconnect(self) -> None:
+        """End the session without its will, and open another."""
+        self._broker.detach(self)
+        self._broker.attach(self)
+        self.connect_soon()
+
     async def close(self) -> None:
         """End the session without its will, and do not connect again."""
         self._closed = True

@@ -7,6 +7,7 @@ subscribed, how long to wait before the next attempt, and why the last one faile
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from quarterdeck_shared.bus.backoff import Backoff, Rng
 from quarterdeck_shared.bus.handlers import Handlers, Subscription, call_all
@@ -61,6 +62,7 @@ class MqttBus:
         self._backoff = Backoff()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._hurry = asyncio.Event()
 
     @property
     def connected(self) -> bool:
@@ -125,6 +127,12 @@ class MqttBus:
         if self._session is not None:
             await _unless_lost(self._session.unsubscribe(pattern))
 
+    async def reconnect(self) -> None:
+        """End the session cleanly, and have another opened at once."""
+        self._hurry.set()
+        if self._session is not None:
+            await self._session.close()
+
     async def close(self) -> None:
         """Disconnect cleanly, which suppresses the will, and stop reconnecting."""
         task, self._task = self._task, None
@@ -141,7 +149,16 @@ class MqttBus:
                 await self._connect_and_serve()
             except QuarterdeckError as error:
                 self._take_note(error)
-            await asyncio.sleep(self._backoff.delay_s(self._rng))
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait before the next attempt, unless somebody is in a hurry."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._backoff.delay_s(self._rng)):
+                await self._hurry.wait()
+        if self._hurry.is_set():
+            self._hurry.clear()
+            self._backoff = Backoff()
 
     async def _connect_and_serve(self) -> None:
         """Bring one session up and stay until it is over; a loss raises its reason."""
@@ -160,7 +177,7 @@ class MqttBus:
             self._backoff = self._backoff.after_loss(lasted_s)
             session.abort()
             self._go_down()
-        if not self._closing:
+        if not (self._closing or self._hurry.is_set()):
             raise self._explain_loss(session)
 
     async def _open(self) -> Session:

@@ -130,6 +130,14 @@ class Bus(Protocol):
         """Stop hearing ``pattern``."""
         ...
 
+    async def reconnect(self) -> None:
+        """End the session cleanly, and have another opened at once.
+
+        It is opened with what the files of the endpoint hold by then: after a
+        certificate was replaced. A session that is away is tried at once.
+        """
+        ...
+
     async def close(self) -> None:
         """Disconnect cleanly, which suppresses the will, and stop reconnecting."""
         ...
