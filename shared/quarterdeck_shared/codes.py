@@ -310,6 +310,16 @@ class Code(StrEnum):
         "Keys that belong offline are in the controller's home.",
         "Take them away, or say that this is a test: test = true in settings.toml.",
     )
+    KEY_INVALID = (
+        "key_invalid",
+        "The file holds no signing key that can be used.",
+        "Name another file; quarterdeck key create makes keys.",
+    )
+    KEY_LOCKED = (
+        "key_locked",
+        "The key's passphrase or PIN is missing or wrong.",
+        "Give it when asked, with --passphrase-file or QUARTERDECK_PASSPHRASE_FILE.",
+    )
     SIGNATURES_MISSING = (
         "signatures_missing",
         "Signatures of keys that are not on this machine are needed.",

@@ -156,7 +156,8 @@ def _load(read: Read) -> Chain:
 
     def role(name: str, version: int, kind: type[_Role]) -> _Role:
         delegator = files[TARGETS].signed if is_delegated(name) else root
-        data = read("timestamp.json" if kind is Timestamp else f"{version}.{name}.json")
+        file = "timestamp.json" if name == TIMESTAMP else f"{version}.{name}.json"
+        data = read(file)
         files[name] = _verified(data, kind, delegator, name)
         signed: _Role = files[name].signed
         return signed

@@ -57,7 +57,8 @@ class KeyFolder:
         """Return the key of that name.
 
         Raises:
-            RejectedError: ``NOT_FOUND`` or ``HOME_INVALID`` when it cannot be read.
+            RejectedError: ``NOT_FOUND``, ``KEY_INVALID`` or ``KEY_LOCKED`` when it
+                cannot be used.
         """
         return KeyFile(self.file(name)).signer(self.secrets)
 
@@ -85,8 +86,7 @@ class KeyFolder:
 
         Raises:
             RejectedError: ``NOT_ALLOWED`` when too few keys are here, ``HOME_INVALID``
-                when the file that is named like the role holds another key or cannot
-                be read.
+                when the file that is named like the role holds another key or none.
         """
         here = self.holding(quorum)
         if len(here) < quorum.threshold:
@@ -97,7 +97,6 @@ class KeyFolder:
         role, wanted = quorum.role, ", ".join(key[:12] for key in quorum.keys)
         named = KeyFile(self.file(role))
         if named.path.is_file():
-            named.check_readable()
             return RejectedError(
                 Code.HOME_INVALID,
                 f"{named.path} holds the key {(named.keyid() or 'unknown')[:12]}, "
