@@ -224,10 +224,11 @@ class EnrolmentServer:
         proven = prove(request.csr, device.id)  # 5
         before = records.certificates.of(device.id)
         given = given_before(token, proven, before, now)  # 6
+        if given is None:
+            check_key_is_new(records, proven)  # 7
+        records.devices.seal_to(device.id, request.seal_key)
         if given is not None:
             return self._authority.chain(given.certificate)
-        check_key_is_new(records, proven)  # 7
-        records.devices.seal_to(device.id, request.seal_key)
         issued = issue(
             records, self._authority, device, proven, before, days=self._days, now=now
         )

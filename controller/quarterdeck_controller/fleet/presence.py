@@ -60,7 +60,16 @@ def fresh(
 
 
 def _first(device: str, state: SessionState, now: datetime) -> Presence:
-    return Presence(device, state.boot, state.connection, state.online, now, now)
+    return Presence(
+        device,
+        state.boot,
+        state.connection,
+        state.online,
+        now,
+        now,
+        client=state.client,
+        generation=state.generation,
+    )
 
 
 def _will(
@@ -109,4 +118,6 @@ def _born(before: Presence, state: SessionState, now: datetime) -> Presence:
         last_seen=now,
         # An unbroken "online" keeps its beginning over a quick reconnection.
         changed_at=before.changed_at if before.online else now,
+        client=state.client,
+        generation=state.generation,
     )

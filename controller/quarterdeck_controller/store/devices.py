@@ -68,6 +68,15 @@ class DeviceTable:
         )
         return tuple(row.id for row in rows)
 
+    def classes(self) -> dict[str, str]:
+        """Return the class of every device that may speak to the fleet."""
+        rows = self.connection.execute(
+            select(devices.c.id, devices.c.device_class).where(
+                devices.c.revoked_at.is_(None)
+            )
+        )
+        return {row.id: row.device_class for row in rows}
+
     def get(self, device: str) -> Device | None:
         """Return the device of that id."""
         row = self.connection.execute(

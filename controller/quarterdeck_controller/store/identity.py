@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, func, select, true, update
+from sqlalchemy import ColumnElement, Connection, Select, func, select, true, update
 from sqlalchemy.dialects.sqlite import insert
 
 from quarterdeck_controller.store.records import Certificate, Claim, Token
@@ -248,19 +248,16 @@ class CertificateTable:
             )
             changed(self.connection)
 
+    def unsettled(self) -> bool:
+        """Return whether a device came with a certificate that was not seen in use."""
+        return self.connection.execute(_first_seen().limit(1)).first() is not None
+
     def settle(self, now: datetime) -> int:
         """Note which certificates devices were seen to come with.
 
         Those before are retired. Return how many were seen for the first time.
         """
-        seen = self.connection.execute(
-            select(certificates.c.serial, certificates.c.device, presence.c.generation)
-            .join(presence, presence.c.device == certificates.c.device)
-            .where(certificates.c.generation == presence.c.generation)
-            .where(certificates.c.used_at.is_(None))
-            .where(certificates.c.retired_at.is_(None))
-            .where(certificates.c.revoked_at.is_(None))
-        ).all()
+        seen = self.connection.execute(_first_seen()).all()
         for row in seen:
             self.connection.execute(
                 update(certificates)
@@ -342,6 +339,17 @@ def _live(now: datetime) -> ColumnElement[bool]:
         certificates.c.revoked_at.is_(None)
         & certificates.c.retired_at.is_(None)
         & (certificates.c.not_after > now)
+    )
+
+
+def _first_seen() -> Select[tuple[str, str, int]]:
+    return (
+        select(certificates.c.serial, certificates.c.device, presence.c.generation)
+        .join(presence, presence.c.device == certificates.c.device)
+        .where(certificates.c.generation == presence.c.generation)
+        .where(certificates.c.used_at.is_(None))
+        .where(certificates.c.retired_at.is_(None))
+        .where(certificates.c.revoked_at.is_(None))
     )
 
 
