@@ -100,6 +100,12 @@ class EmbeddedBroker:
         if self._process is not None:
             await self._process.stop()
 
+    async def restart(self) -> None:
+        """Start it anew, so that it reads its certificate again."""
+        async with self._admitting:
+            if self._process is not None and self._process.running:
+                await self._process.restart()
+
     async def admit(self, admission: Admission) -> None:
         """Let exactly those in ``admission`` use the broker, beside the controller."""
         async with self._admitting:

@@ -56,6 +56,13 @@ class Broker(Protocol):
         """End the broker; one that does not run is no error."""
         ...
 
+    async def restart(self) -> None:
+        """Start it anew, so that it reads its certificate again.
+
+        Its sessions come back by themselves. One that does not run is no error.
+        """
+        ...
+
     async def admit(self, admission: Admission) -> None:
         """Let exactly those in ``admission`` use the broker, beside the controller.
 
