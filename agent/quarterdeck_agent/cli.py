@@ -4,12 +4,13 @@ import argparse
 import asyncio
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from quarterdeck_agent.logs import set_up_logs
-from quarterdeck_agent.settings import load_settings
+from quarterdeck_agent.settings import Settings, load_settings
 from quarterdeck_agent.status import read_status, render
 from quarterdeck_shared.errors import QuarterdeckError
 
@@ -38,23 +39,88 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--log-json", action="store_true", help="log lines as JSON")
     run.add_argument("--verbose", action="store_true", help="log every detail")
     run.set_defaults(act=_run)
+    _add_enrol(verbs)
     status = verbs.add_parser("status", help="show what runs and how the update stands")
     status.add_argument("--json", action="store_true", help="as one JSON object")
     status.set_defaults(act=_status)
-    for verb in (run, status):
+    for verb in verbs.choices.values():
         verb.add_argument("--config", type=Path, required=True, metavar="agent.toml")
     return parser
+
+
+def _add_enrol(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    enrol = verbs.add_parser(
+        "enrol", help="make a key, and get this device's certificate for it"
+    )
+    tokens = enrol.add_mutually_exclusive_group()
+    tokens.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="the token; - for the input"
+    )
+    tokens.add_argument(
+        "--token", help="the token itself; others on this machine may see it"
+    )
+    enrol.add_argument(
+        "--again", action="store_true", help="replace the identity that is there"
+    )
+    enrol.add_argument(
+        "--tpm", action="store_true", help="make the key in this machine's TPM"
+    )
+    enrol.add_argument(
+        "--wait",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long to wait for the broker and the controller (300)",
+    )
+    enrol.add_argument("--json", action="store_true", help="as one JSON object")
+    enrol.set_defaults(act=_enrol)
 
 
 def _run(given: argparse.Namespace) -> int:
     set_up_logs(as_json=given.log_json, verbose=given.verbose)
     settings = load_settings(given.config)
+    _with_provider(settings)
     # Loaded late, so that asking for the status costs little.
     service = importlib.import_module("quarterdeck_agent.service")
     return int(asyncio.run(service.run(settings)))
 
 
+def _enrol(given: argparse.Namespace) -> int:
+    set_up_logs(as_json=False, verbose=False)
+    settings = load_settings(given.config)
+    _with_provider(settings)
+    if given.token is not None:
+        _tell("the token is in the list of processes; --token-file keeps it out")
+    command = importlib.import_module("quarterdeck_agent.identity.command")
+    wanted = command.Wanted(
+        given.token, given.token_file, given.again, given.tpm, given.wait
+    )
+    shown = command.enrol(settings, wanted, _tell)
+    text = json.dumps(shown) if given.json else command.render(shown, given.config)
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def _tell(sentence: str) -> None:
+    sys.stderr.write(sentence + "\n")
+    sys.stderr.flush()
+
+
+def _with_provider(settings: Settings) -> None:
+    """Begin anew where OpenSSL must be told of a provider before it is loaded."""
+    command = importlib.import_module("quarterdeck_agent.identity.command")
+    missing = command.missing_environment(settings)
+    if missing:
+        os.environ.update(missing)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def _status(given: argparse.Namespace) -> int:
-    shown = read_status(load_settings(given.config).state)
+    settings = load_settings(given.config)
+    shown = read_status(settings.state)
+    if "identity" not in shown:
+        describe = importlib.import_module("quarterdeck_agent.identity.describe")
+        standing = describe.describe_files(settings)
+        shown["identity"] = standing.model_dump(mode="json")
     sys.stdout.write((json.dumps(shown) if given.json else render(shown)) + "\n")
     return 0

@@ -29,6 +29,8 @@ class Link:
     """Birth, will, reported state and events; hears assignments and the controller.
 
     Args:
+        client: The session's MQTT client id, which only the controller is told.
+        generation: Says of which generation the certificate in use is.
         report: Says what to report now.
         on_assignment: Gets each assignment's envelope, unverified.
         on_news: Called when the controller or the metadata may have changed.
@@ -40,6 +42,8 @@ class Link:
         device: str,
         boot: int,
         *,
+        client: str = "",
+        generation: Callable[[], int] = lambda: 0,
         report: Callable[[], Reported],
         on_assignment: Callable[[bytes], None],
         on_news: Callable[[], None],
@@ -47,6 +51,8 @@ class Link:
         self._bus = bus
         self._device = device
         self._boot = boot
+        self._client = client
+        self._generation = generation
         self._report = report
         self._on_assignment = on_assignment
         self._on_news = on_news
@@ -126,7 +132,11 @@ class Link:
 
     def _state(self, *, online: bool) -> Will:
         state = SessionState(
-            online=online, boot=self._boot, connection=self._connection
+            online=online,
+            boot=self._boot,
+            connection=self._connection,
+            client=self._client,
+            generation=self._generation(),
         )
         return Will(topics.up(self._device, topics.UP_STATE), state.encode())
 

@@ -9,13 +9,13 @@ import signal
 
 from quarterdeck_agent import __version__
 from quarterdeck_agent.device import fingerprint
-from quarterdeck_agent.identity import check_identity
+from quarterdeck_agent.identity.keeper import Keeper
 from quarterdeck_agent.link import Link
 from quarterdeck_agent.lock import exclusive
 from quarterdeck_agent.outbox import Outbox
 from quarterdeck_agent.runtime.server import Server
 from quarterdeck_agent.runtime.sources import DirectorySource, pump
-from quarterdeck_agent.settings import Settings, endpoint
+from quarterdeck_agent.settings import Settings, check_trust, endpoint
 from quarterdeck_agent.status import Status, Trouble, write_status
 from quarterdeck_agent.telemetry.collect import Collector
 from quarterdeck_agent.telemetry.send import Sender
@@ -26,6 +26,7 @@ from quarterdeck_agent.update.record import Reason, Record
 from quarterdeck_agent.update.slots import Slots
 from quarterdeck_agent.update.unseal import Opener
 from quarterdeck_shared.bus.mqtt import MqttBus
+from quarterdeck_shared.bus.port import Bus, Endpoint
 from quarterdeck_shared.clock import Clock, SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError
@@ -42,11 +43,11 @@ async def run(settings: Settings) -> int:
     """Run the agent until SIGTERM or SIGINT; return the exit code.
 
     Raises:
-        RejectedError: The settings, the identity or the state folder cannot be used.
+        RejectedError: The settings or the state folder cannot be used.
         TransientError: The state folder cannot be used now.
     """
     clock = SystemClock()
-    check_identity(settings, clock.now())
+    check_trust(settings)
     with exclusive(settings.state):
         agent = Agent(settings, clock)
         stopping = asyncio.Event()
@@ -68,7 +69,10 @@ class Agent:
         chance = secrets.SystemRandom()
         device, state = settings.device, settings.state
         self._capabilities = fingerprint(settings.simulate_isa)
-        self._bus = MqttBus(endpoint(settings), device, clock=clock, rng=chance)
+        client = secrets.token_hex(16)
+        own = endpoint(settings, settings.identity_file, settings.key_file)
+        self._bus = MqttBus(own, client, clock=clock, rng=chance)
+        self._keeper = Keeper(settings, self._bus, clock, chance, connect=self._connect)
         self._outbox = Outbox(state / "outbox")
         self._sender = Sender(self._bus, device, self._outbox, clock)
         self._collector = Collector(self._boot, clock, self._outbox.keep)
@@ -79,6 +83,8 @@ class Agent:
             self._bus,
             device,
             self._boot,
+            client=client,
+            generation=lambda: self._keeper.generation,
             report=self.report,
             on_assignment=self._hear_assignment,
             on_news=self._hear_news,
@@ -106,9 +112,9 @@ class Agent:
     async def run(self, stopping: asyncio.Event) -> int:
         """Run until ``stopping``; return 0, or 1 when a part ended by itself."""
         self._restore()
+        await self._keeper.load()
         await self._link.start()
         parts = self._start_parts()
-        await self._bus.start()
         stop = asyncio.create_task(stopping.wait(), name="stop")
         try:
             await asyncio.wait({stop, *parts}, return_when="FIRST_COMPLETED")
@@ -141,6 +147,11 @@ class Agent:
             capabilities=self._capabilities,
         )
 
+    def _connect(self, endpoint: Endpoint) -> Bus:
+        """Return a session beside the device's own."""
+        client, chance = secrets.token_hex(16), secrets.SystemRandom()
+        return MqttBus(endpoint, client, clock=self._clock, rng=chance)
+
     def _restore(self) -> None:
         trouble = self._machine.restore()
         if trouble is not None:
@@ -158,6 +169,7 @@ class Agent:
 
     def _start_parts(self) -> list["asyncio.Task[None]"]:
         parts = {
+            "identity": self._keeper.run(),
             "server": self._server.run(),
             "machine": self._machine.run(),
             "link": self._link.run(),
@@ -236,11 +248,16 @@ class Agent:
         written = self._clock.monotonic()
         while True:
             now = self._clock.monotonic()
-            seen = (self._bus.connected, self._server.serving, self._machine.waiting)
+            seen = (
+                self._bus.connected,
+                self._server.serving,
+                self._keeper.standing,
+                self._machine.waiting,
+            )
             if seen != before or now - written >= _STATUS_S:
                 self._save_status()
                 written = now
-            if seen[2:] != before[2:]:
+            if seen[3:] != before[3:]:
                 self._link.tell()
             before = seen
             await asyncio.sleep(_LOOK_S)
@@ -262,6 +279,7 @@ class Agent:
             controller_online=self._link.controller_online,
             serving=self._server.serving,
             worker_pids=self._server.pids,
+            identity=self._keeper.standing,
             broker=_trouble(trouble),
             waiting=_trouble(self._machine.waiting),
             refused=_trouble(self._refusal),

@@ -1,5 +1,12 @@
-"""The agent's settings: one TOML file, written at enrolment."""
+"""The agent's settings: one TOML file, written at enrolment.
 
+A path is relative to the file, and may name variables of the environment as
+``${NAME}``: a service manager tells in them where it put the credentials.
+"""
+
+import json
+import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Literal
@@ -13,21 +20,52 @@ from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.explain import explain
 from quarterdeck_shared.ids import ClassName, DeviceId
 
+_VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BrokerSettings(_Table):
-    """Where the broker is, and the device's identity towards it."""
+    """Where the broker is, and who vouches for it."""
 
     host: str = Field(min_length=1, max_length=253)
     port: int = Field(ge=1, le=65535)
     ca: Path
-    certificate: Path
-    key: Path
     username: str | None = None
     password_file: Path | None = None
+
+
+class IdentitySettings(_Table):
+    """Where the device keeps who it is.
+
+    Attributes:
+        file: The private key and the certificate chain, one PEM file that the agent
+            writes; ``identity.pem`` in the state folder unless named.
+        key: A private key that is kept elsewhere and never replaced by the agent: PEM,
+            P-256, or what OpenSSL's ``tpm2`` provider wrote.
+        tpm: Make keys in the TPM.
+        openssl_conf: Configuration of OpenSSL that brings the TPM's provider; one that
+            does comes with the agent.
+    """
+
+    file: Path | None = None
+    key: Path | None = None
+    tpm: bool = False
+    openssl_conf: Path | None = None
+
+
+class EnrolmentSettings(_Table):
+    """What lets a machine ask for its first certificate; deleted when it has one.
+
+    Attributes:
+        claim: A certificate and its key that may do nothing but ask (PEM).
+        token: The one-time token of this device.
+    """
+
+    claim: Path = Path("claim.pem")
+    token: Path = Path("token")
 
 
 class SourceSettings(_Table):
@@ -63,10 +101,22 @@ class Settings(_Table):
     device_class: ClassName
     state: Path
     broker: BrokerSettings
+    identity: IdentitySettings = IdentitySettings()
+    enrolment: EnrolmentSettings = EnrolmentSettings()
     simulate_isa: tuple[Isa, ...] | None = None
     root: Path = Path("root.json")
     source: SourceSettings | None = None
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @property
+    def identity_file(self) -> Path:
+        """Where the certificate is, and the key unless that is kept elsewhere."""
+        return self.identity.file or self.state / "identity.pem"
+
+    @property
+    def key_file(self) -> Path:
+        """Where the private key is."""
+        return self.identity.key or self.identity_file
 
 
 def load_settings(path: Path) -> Settings:
@@ -88,8 +138,8 @@ def load_settings(path: Path) -> Settings:
     return _resolved(settings, path.resolve().parent)
 
 
-def endpoint(settings: Settings) -> Endpoint:
-    """Return the broker as the bus wants it.
+def endpoint(settings: Settings, certificate: Path, key: Path) -> Endpoint:
+    """Return the broker as the bus wants it, for the holder of ``certificate``.
 
     Raises:
         RejectedError: ``SETTINGS_INVALID``: the password cannot be read.
@@ -101,29 +151,62 @@ def endpoint(settings: Settings) -> Endpoint:
         host=broker.host,
         port=broker.port,
         ca=broker.ca,
-        certificate=broker.certificate,
-        key=broker.key,
+        certificate=certificate,
+        key=key,
         username=broker.username,
         password=password,
     )
 
 
+def check_trust(settings: Settings) -> None:
+    """Check that what the device trusts from the start is there.
+
+    Whether it can be trusted is judged where it is used; this finds a wrong file.
+
+    Raises:
+        RejectedError: ``SETTINGS_INVALID``.
+    """
+    if b"-----BEGIN CERTIFICATE-----" not in read(settings.broker.ca):
+        raise invalid(f"{settings.broker.ca} holds no certificate")
+    try:
+        is_root = json.loads(read(settings.root))["signed"]["_type"] == "root"
+    except (ValueError, KeyError, TypeError):
+        is_root = False
+    if not is_root:
+        raise invalid(f"{settings.root} is no signed root of a fleet")
+
+
 def _resolved(settings: Settings, folder: Path) -> Settings:
     """Return the settings with every path absolute."""
-    broker, source = settings.broker, settings.source
-    files = {
-        name: folder / getattr(broker, name) for name in ("ca", "certificate", "key")
-    }
-    if broker.password_file is not None:
-        files["password_file"] = folder / broker.password_file
     update: dict[str, object] = {
-        "broker": broker.model_copy(update=files),
-        "state": folder / settings.state,
-        "root": folder / settings.root,
+        name: _places(getattr(settings, name), folder)
+        for name in ("broker", "identity", "enrolment", "source")
     }
-    if source is not None:
-        update["source"] = source.model_copy(update={"path": folder / source.path})
+    update |= {
+        "state": _place(settings.state, folder),
+        "root": _place(settings.root, folder),
+    }
     return settings.model_copy(update=update)
+
+
+def _places(table: _Table | None, folder: Path) -> _Table | None:
+    if table is None:
+        return None
+    paths = {
+        name: _place(value, folder) for name, value in table if isinstance(value, Path)
+    }
+    return table.model_copy(update=paths)
+
+
+def _place(path: Path, folder: Path) -> Path:
+    return folder / _VARIABLE.sub(_variable, str(path))
+
+
+def _variable(found: re.Match[str]) -> str:
+    value = os.environ.get(found[1])
+    if not value:
+        raise invalid(f"{found.string}: {found[1]} is not set in the environment")
+    return value
 
 
 def read(path: Path) -> bytes:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
+from quarterdeck_agent.identity.standing import IdentityStanding
 from quarterdeck_agent.lock import holder
 from quarterdeck_agent.update.record import Record
 from quarterdeck_agent.update.slots import COPY, RECORD
@@ -16,6 +17,7 @@ from quarterdeck_shared.reported import LastUpdate, Reported, Slot
 from quarterdeck_shared.wire import Wire
 
 STATUS = "status.json"
+_KEY_PLACES = {"file": "in a file", "tpm": "in the TPM", "elsewhere": "kept elsewhere"}
 
 
 class Trouble(Wire):
@@ -30,6 +32,7 @@ class Status(Wire):
 
     Attributes:
         serving: Whether the active model's worker is up.
+        identity: Which certificate the device has, and what is wrong with it.
         broker: Why there is no connection; None while connected.
         waiting: What the newest step of the update waits for.
         refused: The newest assignment that was turned down in this run.
@@ -47,6 +50,7 @@ class Status(Wire):
     controller_online: bool
     serving: bool
     worker_pids: tuple[int, ...] = ()
+    identity: IdentityStanding = IdentityStanding()
     broker: Trouble | None = None
     waiting: Trouble | None = None
     refused: Trouble | None = None
@@ -139,6 +143,7 @@ def render(shown: dict[str, object]) -> str:
     """Return the status as lines for people."""
     lines = [
         f"agent     {_running(shown)}",
+        f"identity  {_identity(shown.get('identity'))}",
         f"broker    {_broker(shown)}",
         f"active    {_model(shown.get('active'))}{_serving(shown)}",
         f"previous  {_model(shown.get('previous'))}",
@@ -173,6 +178,24 @@ def _broker(shown: dict[str, object]) -> str:
         return "connected" + ("" if there else ", the controller is away")
     trouble = shown.get("broker")
     return _explained(trouble) if isinstance(trouble, dict) else "connecting"
+
+
+def _identity(told: object) -> str:
+    if not isinstance(told, dict):
+        return "unknown"
+    standing = IdentityStanding.model_validate(told)
+    parts = []
+    if standing.until and standing.renews:
+        parts.append(
+            f"certificate {standing.generation} until {standing.until:%Y-%m-%d %H:%M} "
+            f"UTC, renewed from {standing.renews:%Y-%m-%d %H:%M} UTC on, "
+            f"key {_KEY_PLACES[standing.key or 'file']}"
+        )
+    if standing.new:
+        parts.append("a newer one is being tried")
+    if standing.code:
+        parts.append(_explained({"code": standing.code, "detail": standing.detail}))
+    return "; ".join(parts) or "none yet"
 
 
 def _model(slot: object) -> str:
