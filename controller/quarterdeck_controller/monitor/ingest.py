@@ -174,4 +174,5 @@ class Ingest:
         with self._store.write() as records:
             gone = records.windows.forget(self._clock.now() - KEEP)
             records.events.forget(self._clock.now() - KEEP)
+            records.refusals.forget(self._clock.now() - KEEP)
         _log.info("event=windows_forgotten count=%d", gone)

@@ -10,6 +10,7 @@ from quarterdeck_shared.assignment import Probation, Target
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.device import Capabilities
 from quarterdeck_shared.events import StepEvent
+from quarterdeck_shared.refusal import Refusal
 from quarterdeck_shared.reported import Reported
 from quarterdeck_shared.telemetry.sketch import Sketch
 from quarterdeck_shared.telemetry.window import Window
@@ -181,6 +182,14 @@ class DeviceEvent:
 
     device: str
     event: StepEvent
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRefusal:
+    """Something that a device refused, and when it was heard."""
+
+    refusal: Refusal
     received_at: datetime
 
 

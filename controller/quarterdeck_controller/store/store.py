@@ -28,6 +28,7 @@ from quarterdeck_controller.store.identity import (
     TokenTable,
 )
 from quarterdeck_controller.store.ledger import CONTROLLER, By
+from quarterdeck_controller.store.refusals import RefusalTable
 from quarterdeck_controller.store.rollouts import (
     AssignmentTable,
     DecisionTable,
@@ -48,6 +49,7 @@ class Records:
     presence: PresenceTable
     reports: ReportTable
     events: EventTable
+    refusals: RefusalTable
     windows: WindowTable
     assignments: AssignmentTable
     rollouts: RolloutTable
@@ -145,6 +147,7 @@ def _records(connection: Connection, by: By) -> Records:
         presence=PresenceTable(connection),
         reports=ReportTable(connection),
         events=EventTable(connection),
+        refusals=RefusalTable(connection),
         windows=WindowTable(connection),
         assignments=AssignmentTable(connection),
         rollouts=RolloutTable(connection),
