@@ -1,6 +1,6 @@
 """mosquitto as the fleet's broker: the common single broker on premises.
 
-The whole subject of a certificate becomes the name of the user (``subject.py``), so
+The whole subject of a certificate becomes the name of the user (``identity.py``), so
 that one generation of a device can lose its permissions while the next has them: at
 once, in live sessions too. mosquitto lets in whoever its authority vouches for and is
 on no revocation list, grants every subscription, and then delivers and takes nothing
@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from quarterdeck_controller.broker import subject
+from quarterdeck_controller.broker import identity
 from quarterdeck_controller.broker.embedded import EmbeddedBroker, Flavour
 from quarterdeck_controller.broker.port import Admission
 from quarterdeck_shared import topics
@@ -80,16 +80,19 @@ def configuration(
 
 def permissions(admission: Admission) -> str:
     """Return the text of mosquitto's list of permissions; who is not in it has none."""
-    lines = [f"user {subject.of_controller()}", f"topic readwrite {topics.ROOT}/#"]
+    lines = [
+        f"user {identity.controller_subject()}",
+        f"topic readwrite {topics.ROOT}/#",
+    ]
     for grant in admission.devices:
         publishes = topics.device_publishes(grant.device)
         subscribes = topics.device_subscribes(grant.device, grant.device_class)
-        for named in subject.of_device(grant):
+        for named in identity.device_subjects(grant):
             lines += _user(named, publishes, subscribes)
     for claim in admission.claims:
         publishes = topics.claim_publishes(claim)
         subscribes = topics.claim_subscribes(claim)
-        lines += _user(subject.of_claim(claim), publishes, subscribes)
+        lines += _user(identity.claim_subject(claim), publishes, subscribes)
     return "\n".join(lines) + "\n"
 
 
@@ -130,7 +133,6 @@ MosquittoBroker = functools.partial(
         config=CONFIG,
         log=LOG,
         files=_files,
-        # one thread: who comes after this line meets what was read
         reloads=re.compile(rb"^\d+: Reloading config\.$", re.MULTILINE),
         restarts=True,
     ),

@@ -1,6 +1,6 @@
 """nats-server as the fleet's broker: the default, from a wheel, without root.
 
-NATS maps a certificate to a user by its whole subject (``subject.py``). An MQTT filter
+NATS maps a certificate to a user by its identity (``identity.py``). An MQTT filter
 that ends in ``/#`` needs two grants, for NATS knows no level that may be missing; and a
 publish that is not allowed is acknowledged and dropped, so a device learns of it from
 nobody. Sessions of those that are admitted no longer are ended when it reads its
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from quarterdeck_controller.broker import subject
+from quarterdeck_controller.broker import identity
 from quarterdeck_controller.broker.embedded import EmbeddedBroker, Flavour
 from quarterdeck_controller.broker.port import Admission, Grant
 from quarterdeck_shared import topics
@@ -59,7 +59,7 @@ def configuration(folder: Path, server: Endpoint, admission: Admission) -> str:
         "authorization": {
             "timeout": _HANDSHAKE_S,
             "users": [
-                {"user": subject.of_controller(), **_MQTT_ONLY},
+                {"user": identity.controller_subject(), **_MQTT_ONLY},
                 *(user for grant in admission.devices for user in _device(grant)),
                 *map(_claim, admission.claims),
             ],
@@ -114,12 +114,12 @@ def _tls(server: Endpoint) -> dict[str, Any]:
 def _device(grant: Grant) -> Iterator[dict[str, Any]]:
     publishes = topics.device_publishes(grant.device)
     subscribes = topics.device_subscribes(grant.device, grant.device_class)
-    for named in subject.of_device(grant):
+    for named in identity.device_uris(grant):
         yield _user(named, publishes, subscribes)
 
 
 def _claim(claim: str) -> dict[str, Any]:
-    named = subject.of_claim(claim)
+    named = identity.claim_subject(claim)
     return _user(named, topics.claim_publishes(claim), topics.claim_subscribes(claim))
 
 
@@ -127,7 +127,7 @@ def _user(
     named: str, publishes: Iterable[str], subscribes: Iterable[str]
 ) -> dict[str, Any]:
     return {
-        "user": named.replace("serialNumber=", "SERIALNUMBER="),
+        "user": named,
         **_MQTT_ONLY,
         "permissions": {
             "publish": [it for topic in publishes for it in subjects(topic)],

@@ -50,7 +50,7 @@ class Command:
         arguments: The program and its arguments; one of them names a file in
             ``folder``, which is how the process is recognized.
         log: The file that it logs to.
-        reloads: What it logs when it has read its configuration again: whole lines.
+        reloads: What it logs when it reads its configuration again.
         refuses: What it logs instead when it goes on with the old one; None for a
             broker that never says so.
         stuck: What it logs when it could not write and will not try again, although
@@ -139,6 +139,9 @@ class BrokerProcess:
         process.send_signal(signal.SIGHUP)
         while process.returncode is None:
             if self._has_reloaded(_written_since(log, since)):
+                # One that says so beforehand answers again when it is done; until
+                # then it would take no note of another signal.
+                await self._refusal()
                 return
             if self._clock.monotonic() > deadline:
                 what = f"did not say in {RELOAD_TIMEOUT_S:g} s that it was read again"

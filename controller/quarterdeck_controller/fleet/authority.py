@@ -1,12 +1,13 @@
 """The fleet's certificate authority: who may speak on the broker, and as whom.
 
 Two tiers on P-256: a root that everybody pins, and an issuing authority under it that
-signs every certificate in use, so that the root's key can leave this machine at once.
-A certificate file holds the leaf and the issuing certificate; the root alone is enough
-to verify it. The subject of a device's certificate is its identity: organizational unit
+signs every certificate in use, so that the root's key can leave this machine at once. A
+certificate file holds the leaf and the issuing certificate; the root alone is enough to
+verify it. The subject of a device's certificate is its identity: organizational unit
 its class, common name the device, serial number its generation, which counts the
-certificates of the device from 1. A device makes its own key: only the public half is
-ever seen here. A claim certificate lets its holder ask to be enrolled, nothing else.
+certificates of the device from 1; its alternative name says the same as one URI. A
+device makes its own key: only the public half is ever seen here. A claim certificate
+lets its holder ask to be enrolled, nothing else.
 """
 
 import ipaddress
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from quarterdeck_controller.broker.identity import device_uri
 from quarterdeck_controller.fleet.requests import ProvenRequest
 from quarterdeck_controller.store.records import Certificate
 from quarterdeck_shared.clock import Clock, SystemClock
@@ -235,7 +237,10 @@ class Authority:
             raise ValueError(f"generation {generation}: they count from 1")
         subject = _subject(request.device, device_class, generation)
         usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
-        return self._certify(_Leaf(subject, usages, days), request.key)
+        uri = x509.UniformResourceIdentifier(
+            device_uri(request.device, device_class, generation)
+        )
+        return self._certify(_Leaf(subject, usages, days, (uri,)), request.key)
 
     def issue_claim(self, name: str, *, days: float) -> Identity:
         """Return an identity that may ask to be enrolled, with its key.
