@@ -64,10 +64,15 @@ Credential = Token | Answer
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Somebody of whom we know who it is."""
+    """Somebody of whom we know who it is.
+
+    Attributes:
+        expires_at: When their credential ends; None where they needed none.
+    """
 
     name: str
     role: Role
+    expires_at: datetime | None = None
 
     def doing(self, act: Act) -> By:
         """Return what the audit log says of them."""
@@ -101,7 +106,7 @@ def authenticate(
             f"the credential of {operator.name} ended at {_said(operator.expires_at)}:"
             f" an admin can renew it with: quarterdeck operator renew {operator.name}"
         )
-    return Actor(operator.name, Role(operator.role))
+    return Actor(operator.name, Role(operator.role), operator.expires_at)
 
 
 def authorize(actor: Actor, act: Act) -> None:

@@ -54,7 +54,7 @@ def lent_token(token: str, now: datetime, valid: timedelta) -> Lent:
     Raises:
         RejectedError: ``NOT_ALLOWED`` for a time that makes no sense.
     """
-    return Lent(now + _checked(valid), token_digest=token_digest(token))
+    return Lent(now + check_valid(valid), token_digest=token_digest(token))
 
 
 def lent_certificate(certificate: x509.Certificate) -> Lent:
@@ -75,6 +75,21 @@ def check_name(name: str) -> None:
         )
     if name in _RESERVED:
         raise RejectedError(Code.NAME_INVALID, f"operator {name!r} is reserved")
+
+
+def check_valid(valid: timedelta) -> timedelta:
+    """Return ``valid``, or refuse a time for which no credential may be good.
+
+    Raises:
+        RejectedError: ``NOT_ALLOWED``.
+    """
+    if not timedelta() < valid <= MAX_VALID:
+        raise RejectedError(
+            Code.NOT_ALLOWED,
+            f"valid for {valid.total_seconds():.0f} s: more than nothing and at most"
+            f" {MAX_VALID.days} days",
+        )
+    return valid
 
 
 def add(records: Records, name: str, role: Role, lent: Lent, now: datetime) -> Operator:
@@ -105,7 +120,7 @@ def renew(records: Records, name: str, lent: Lent) -> Operator:
     Raises:
         RejectedError: ``NOT_FOUND``, or ``NOT_ALLOWED`` for one who was revoked.
     """
-    return _changed(records, _lend(_current(records, name), lent))
+    return _changed(records, _lend(current(records, name), lent))
 
 
 def change_role(records: Records, name: str, role: Role, now: datetime) -> Operator:
@@ -115,7 +130,7 @@ def change_role(records: Records, name: str, role: Role, now: datetime) -> Opera
         RejectedError: ``NOT_FOUND``, or ``NOT_ALLOWED`` for one who was revoked and
             when no admin would be left.
     """
-    before = _current(records, name)
+    before = current(records, name)
     if role is not Role.ADMIN:
         _check_admin_left(records, before, now)
     return _changed(records, replace(before, role=role))
@@ -160,7 +175,12 @@ def get(records: Records, name: str) -> Operator:
     return found
 
 
-def _current(records: Records, name: str) -> Operator:
+def current(records: Records, name: str) -> Operator:
+    """Return the operator of that name, who was not revoked.
+
+    Raises:
+        RejectedError: ``NOT_FOUND`` or ``NOT_ALLOWED``.
+    """
     found = get(records, name)
     if found.revoked_at is not None:
         raise RejectedError(
@@ -195,13 +215,3 @@ def _lend(operator: Operator, lent: Lent) -> Operator:
 def _changed(records: Records, operator: Operator) -> Operator:
     records.operators.change(operator)
     return operator
-
-
-def _checked(valid: timedelta) -> timedelta:
-    if not timedelta() < valid <= MAX_VALID:
-        raise RejectedError(
-            Code.NOT_ALLOWED,
-            f"valid for {valid.total_seconds():.0f} s: more than nothing and at most"
-            f" {MAX_VALID.days} days",
-        )
-    return valid

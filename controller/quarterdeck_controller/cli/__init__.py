@@ -28,6 +28,8 @@ NOUNS = MappingProxyType(
         "serve": "Run the controller and, by default, its broker.",
         "rollout": "Move devices to a release in waves.",
         "monitor": "Accuracy and latency per device, class and release.",
+        "operator": "Say who may do what, and log in.",
+        "audit": "See and verify the record of every act and decision.",
         "demo": "See it all work on this machine in two minutes.",
     }
 )

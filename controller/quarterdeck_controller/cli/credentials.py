@@ -42,6 +42,12 @@ def find(home: Home) -> Credential | None:
             others may read.
     """
     given = GIVEN.get() or Given()
+    if given.token_file is not None and given.identity is not None:
+        raise RejectedError(
+            Code.UNAUTHENTICATED, "a token and a certificate were given: give one"
+        )
+    if given.token is not None:
+        return Token(given.token)
     if given.token_file is not None:
         return Token(_read(given.token_file).strip())
     if given.identity is not None:

@@ -29,6 +29,9 @@ from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.clock import Clock, SystemClock
 from quarterdeck_shared.errors import RejectedError
 
+SOON = timedelta(days=7)
+"""How long before a credential ends its owner is told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -67,6 +70,7 @@ def opened(path: Path, act: Act, subject: str = "") -> Iterator[Opened]:
     home, clock = Home.open(path), SystemClock()
     with Store.open(home.database) as store:
         actor = _admitted(home, store, act, clock, subject)
+        _warn_if_ending(actor, clock.now())
         with recorded(
             store, actor.doing(act), act, clock, subject=subject
         ) as recording:
@@ -89,6 +93,15 @@ def _admitted(home: Home, store: Store, act: Act, clock: Clock, subject: str) ->
         refused(store, by, error, clock, subject=subject)
         raise
     return actor
+
+
+def _warn_if_ending(actor: Actor, now: datetime) -> None:
+    if actor.expires_at is not None and actor.expires_at - now < SOON:
+        err.print(
+            f"Your credential ends at {actor.expires_at:%Y-%m-%d %H:%M} UTC; an admin"
+            f" renews it with: quarterdeck operator renew {actor.name}",
+            markup=False,
+        )
 
 
 def hint_if_unserved(home: Home) -> None:

@@ -30,10 +30,15 @@ CREDENTIALS = ("--token-file", "--identity")
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The files of credentials that were named on the command line."""
+    """The credential that was given on the command line.
+
+    Attributes:
+        token: The token itself, where a command has asked for it.
+    """
 
     token_file: Path | None = None
     identity: Path | None = None
+    token: str | None = None
 
 
 GIVEN: ContextVar[Given | None] = ContextVar("given", default=None)
