@@ -15,10 +15,19 @@ from typing import Protocol, TextIO
 from quarterdeck_controller.announce import Announcer
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
 from quarterdeck_controller.broker.nats import NatsBroker
-from quarterdeck_controller.broker.port import Admission, Broker, Grant
+from quarterdeck_controller.broker.port import Broker
+from quarterdeck_controller.fleet.admission import (
+    Allowed,
+    Doorkeeper,
+    GuardedBus,
+    Revocations,
+)
 from quarterdeck_controller.fleet.assignments import Assignments
+from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.fleet.enrolment import EnrolmentServer
 from quarterdeck_controller.fleet.listener import Listener
-from quarterdeck_controller.fleet.services import ensure_services
+from quarterdeck_controller.fleet.renewal import RenewalServer
+from quarterdeck_controller.fleet.services import ServiceKeeper
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.monitor.ingest import Ingest
 from quarterdeck_controller.release.catalog import Catalog
@@ -27,7 +36,6 @@ from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.server import MetadataServer
 from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_controller.rollout.reconcile import Reconciler
-from quarterdeck_controller.store.records import Device
 from quarterdeck_controller.store.store import Store
 from quarterdeck_controller.transfer.needs import NeedListener
 from quarterdeck_controller.transfer.publisher import Publisher
@@ -65,12 +73,16 @@ async def serve(home: Home, clock: Clock, rng: Rng, *, boot: int, ready: Ready) 
     """
     settings = home.settings()
     with _only_one(home), Store.open(home.database) as store:
-        for name in ensure_services(home, settings, clock):
-            log.info("event=certificate_issued for=%s", name)
-        async with _broker(home, settings, store, clock) as broker:
+        broker = _own_broker(home, settings, clock)
+        await ServiceKeeper(home, broker, clock).renew()
+        authority = Authority.open(home.authority, clock)
+        revocations = Revocations(authority, home.authority, clock)
+        door = Doorkeeper(store, broker, revocations, clock, allowed=Allowed())
+        await door.admit()  # whom the broker lets in from its first moment
+        async with _running(broker):
             endpoint = _endpoint(home, settings)
             bus = MqttBus(endpoint, secrets.token_hex(16), clock=clock, rng=rng)
-            parts = _assemble(home, store, bus, broker, clock=clock, boot=boot)
+            parts = _assemble(home, store, bus, door, clock=clock, boot=boot)
             await bus.start()
             try:
                 await _wait_connected(bus, ours=broker is not None)
@@ -102,7 +114,10 @@ class Parts:
     metadata: MetadataServer
     needs: NeedListener
     publisher: Publisher
-    broker: Broker | None
+    door: Doorkeeper
+    enrolment: EnrolmentServer
+    renewal: RenewalServer
+    services: ServiceKeeper
 
     async def run(self) -> None:
         """Run all parts until cancelled; one that fails ends them all."""
@@ -114,32 +129,29 @@ class Parts:
             "reconciler": self.reconciler.run(),
             "metadata": self.metadata.run(),
             "publisher": self.publisher.run(),
+            "door": self.door.run(),
+            "enrolment": self.enrolment.run(),
+            "renewal": self.renewal.run(),
+            "services": self.services.run(),
         }
         await self.needs.subscribe()
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
                 group.create_task(loop, name=name)
-            if self.broker is not None:
-                group.create_task(_keep(self.broker), name="broker")
+            if self.door.broker is not None:
+                group.create_task(_keep(self.door.broker), name="broker")
 
 
 def _assemble(
-    home: Home,
-    store: Store,
-    bus: Bus,
-    broker: Broker | None,
-    *,
-    clock: Clock,
-    boot: int,
+    home: Home, store: Store, bus: Bus, door: Doorkeeper, *, clock: Clock, boot: int
 ) -> Parts:
     settings = home.settings()
+    heard = GuardedBus(bus, door.allowed)
     repository, catalog = Repository(home, clock), Catalog(home)
+    authority = Authority.open(home.authority, clock)
     lifetime = timedelta(days=settings.assignment_days)
     assignments = Assignments(store, bus, Director(home).sign, clock, lifetime=lifetime)
-    enrolled = _Enrolled(broker)
-    reconciler = Reconciler(
-        store, catalog, assignments, clock, on_enrolled=enrolled.update
-    )
+    reconciler = Reconciler(store, catalog, assignments, clock)
     publisher = Publisher(
         bus,
         catalog.read_chunk,
@@ -148,19 +160,36 @@ def _assemble(
         clock=clock,
         bytes_per_s=settings.transfer_bytes_s,
         may_read=lambda device, artifact: (
-            enrolled.classes.get(device) == catalog.device_class(artifact)
+            door.classes.get(device) == catalog.device_class(artifact)
         ),
     )
     return Parts(
         announcer=Announcer(bus, repository, clock, boot=boot),
-        listener=Listener(bus, store, clock, on_change=reconciler.wake),
-        ingest=Ingest(bus, store, clock),
+        listener=Listener(heard, store, clock, on_change=reconciler.wake),
+        ingest=Ingest(heard, store, clock),
         assignments=assignments,
         reconciler=reconciler,
-        metadata=MetadataServer(bus, Timekeeper(repository, clock).read),
-        needs=NeedListener(bus, publisher),
+        metadata=MetadataServer(heard, Timekeeper(repository, clock).read),
+        needs=NeedListener(heard, publisher),
         publisher=publisher,
-        broker=broker,
+        door=door,
+        enrolment=EnrolmentServer(
+            bus,
+            store,
+            authority,
+            clock,
+            days=settings.certificate_days,
+            admit=door.admit,
+        ),
+        renewal=RenewalServer(
+            heard,
+            store,
+            authority,
+            clock,
+            days=settings.certificate_days,
+            admit=door.admit,
+        ),
+        services=ServiceKeeper(home, door.broker, clock),
     )
 
 
@@ -172,35 +201,13 @@ def _chunk_topic(catalog: Catalog) -> Callable[[str], str | None]:
     return topic
 
 
-class _Enrolled:
-    """Who may use the broker, and who is of which class."""
-
-    def __init__(self, broker: Broker | None) -> None:
-        self._broker = broker
-        self.classes: dict[str, str] = {}
-
-    async def update(self, devices: tuple[Device, ...]) -> None:
-        """Take note of all devices there are."""
-        self.classes = {device.id: device.device_class for device in devices}
-        if self._broker is not None:
-            await self._broker.admit(_admission(devices))
-
-
-def _admission(devices: tuple[Device, ...]) -> Admission:
-    return Admission(tuple(Grant(device.id, device.device_class) for device in devices))
-
-
-@asynccontextmanager
-async def _broker(
-    home: Home, settings: Settings, store: Store, clock: Clock
-) -> AsyncIterator[Broker | None]:
-    """Run the fleet's broker; None where it is somebody else's."""
+def _own_broker(home: Home, settings: Settings, clock: Clock) -> Broker | None:
+    """Return the fleet's broker; None where it is somebody else's."""
     makers = {"nats": NatsBroker, "mosquitto": MosquittoBroker}
     maker = makers.get(settings.broker.kind)
     if maker is None:
-        yield None
-        return
-    broker = maker(
+        return None
+    return maker(
         home.broker,
         settings.broker.host,
         settings.broker.port,
@@ -209,11 +216,16 @@ async def _broker(
         key=home.authority / "broker.key",
         clock=clock,
     )
-    with store.read() as records:
-        await broker.admit(_admission(records.devices.all()))
+
+
+@asynccontextmanager
+async def _running(broker: Broker | None) -> AsyncIterator[None]:
+    if broker is None:
+        yield
+        return
     try:
         await broker.start()
-        yield broker
+        yield
     finally:
         await broker.stop()
 

@@ -187,6 +187,10 @@ class GuardedBus:
         """Stop hearing ``pattern``."""
         await self._bus.unsubscribe(pattern)
 
+    async def reconnect(self) -> None:
+        """End the session cleanly, and have another opened at once."""
+        await self._bus.reconnect()
+
     async def close(self) -> None:
         """Disconnect cleanly, and stop reconnecting."""
         await self._bus.close()
@@ -220,11 +224,11 @@ class Doorkeeper:
             clock: When certificates expire.
             allowed: Told of every device that was revoked.
         """
+        self.broker = broker
+        self.allowed = allowed
         self._store = store
-        self._broker = broker
         self._revocations = revocations
         self._clock = clock
-        self._allowed = allowed
         self._changing = asyncio.Lock()
         self._asked = self._done = 0
         self._revision: int | None = None
@@ -241,7 +245,7 @@ class Doorkeeper:
         with self._store.read() as records:
             revision = records.revisions.identity()
             seen = _look(records, self._revocations, now)
-        self._allowed.update(seen.revoked)
+        self.allowed.update(seen.revoked)
         self.classes = seen.classes
         self._revision = revision
         return seen.admission
@@ -260,8 +264,8 @@ class Doorkeeper:
                 return
             upto = self._asked
             wanted = await asyncio.to_thread(self.read)
-            if self._broker is not None:
-                await self._broker.admit(wanted)
+            if self.broker is not None:
+                await self.broker.admit(wanted)
             self._done = upto
 
     async def run(self) -> None:
@@ -296,7 +300,7 @@ class Doorkeeper:
         uninvited = await asyncio.to_thread(self._uninvited)
         if not uninvited:
             return
-        if self._broker is None:
+        if self.broker is None:
             for it in uninvited:
                 _log.warning(
                     "event=session_uninvited device=%s: take its certificate's"
@@ -304,7 +308,7 @@ class Doorkeeper:
                     it.device,
                 )
         else:
-            await self._broker.cut([it.client for it in uninvited])
+            await self.broker.cut([it.client for it in uninvited])
             _log.info("event=sessions_cut count=%d", len(uninvited))
         await asyncio.to_thread(self._note_gone, uninvited)
 

@@ -1,5 +1,7 @@
 """The certificates of the controller and its broker, kept valid and truthful."""
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -7,11 +9,61 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from quarterdeck_controller.broker.port import Broker
 from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_shared.clock import Clock
+from quarterdeck_shared.errors import QuarterdeckError
 
+LOOK_EVERY_S = 3600.0
 _LOOPBACK = ("localhost", "127.0.0.1")
+_log = logging.getLogger(__name__)
+
+
+class ServiceKeeper:
+    """Renews both certificates while the controller runs, for as long as it runs."""
+
+    def __init__(self, home: Home, broker: Broker | None, clock: Clock) -> None:
+        """Take the parts; ``broker`` is None for one that is somebody else's."""
+        self._home = home
+        self._broker = broker
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Renew what is due, again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self.renew()
+            except QuarterdeckError as error:
+                _log.warning("event=services_held code=%s %s", error.code, error.detail)
+
+    async def renew(self) -> tuple[str, ...]:
+        """Renew what is due and return for whom; a broker of ours takes its own up.
+
+        The controller comes with its new one when its session is next opened.
+
+        Raises:
+            RejectedError: Those of ``ensure_services``, or of a broker that does not
+                start again.
+        """
+        settings = self._home.settings()
+        issued = await asyncio.to_thread(
+            ensure_services, self._home, settings, self._clock
+        )
+        for name in issued:
+            _log.info("event=certificate_issued for=%s", name)
+        if "broker" not in issued:
+            return issued
+        if self._broker is not None:
+            await self._broker.restart()
+        else:
+            _log.warning(
+                "event=broker_certificate_issued: give your broker the new files"
+                " broker.pem and broker.key of %s",
+                self._home.authority,
+            )
+        return issued
 
 
 def ensure_services(home: Home, settings: Settings, clock: Clock) -> tuple[str, ...]:

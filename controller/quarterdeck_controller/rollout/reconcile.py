@@ -7,7 +7,6 @@ on where it was when it is started again.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from quarterdeck_controller.fleet.assignments import Assignments
@@ -17,7 +16,7 @@ from quarterdeck_controller.rollout.observe import observe
 from quarterdeck_controller.rollout.plan import Plan, plan
 from quarterdeck_controller.rollout.policy import Policy
 from quarterdeck_controller.rollout.state import ACTIVE
-from quarterdeck_controller.store.records import Device, Rollout
+from quarterdeck_controller.store.records import Rollout
 from quarterdeck_controller.store.store import Records, Store
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.errors import QuarterdeckError
@@ -27,7 +26,6 @@ TICK_S = 0.5
 REST = 3.0
 """A round that moved nothing is followed by a rest of this many times its length."""
 
-Enrolled = Callable[[tuple[Device, ...]], Awaitable[None]]
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +53,6 @@ class Reconciler:
         clock: Clock,
         *,
         tick_s: float = TICK_S,
-        on_enrolled: Enrolled | None = None,
     ) -> None:
         """Take the parts.
 
@@ -65,16 +62,12 @@ class Reconciler:
             assignments: Signs and publishes.
             clock: The time that decisions are made at.
             tick_s: Longest rest between two rounds.
-            on_enrolled: Awaited at the start, and whenever devices were enrolled by
-                any process, with all devices there are.
         """
         self._store = store
         self._catalog = RememberingCatalog(catalog)
         self._assignments = assignments
         self._clock = clock
         self._tick_s = tick_s
-        self._on_enrolled = on_enrolled
-        self._stamp: tuple[int, datetime | None] | None = None
         self._wake = asyncio.Event()
         self._troubled: set[int] = set()
 
@@ -88,7 +81,6 @@ class Reconciler:
             self._wake.clear()
             began = self._clock.monotonic()
             try:
-                await self._look_for_devices()
                 if await asyncio.to_thread(self.round):
                     self._assignments.wake()
                     continue
@@ -140,23 +132,6 @@ class Reconciler:
             len(decided.assign),
             "; ".join(decided.reasons),
         )
-
-    async def _look_for_devices(self) -> None:
-        if self._on_enrolled is None:
-            return
-        stamp = await asyncio.to_thread(self._read_stamp)
-        if stamp != self._stamp:
-            devices = await asyncio.to_thread(self._read_devices)
-            await self._on_enrolled(devices)
-            self._stamp = stamp
-
-    def _read_stamp(self) -> tuple[int, datetime | None]:
-        with self._store.read() as records:
-            return records.devices.stamp()
-
-    def _read_devices(self) -> tuple[Device, ...]:
-        with self._store.read() as records:
-            return records.devices.all()
 
     async def _rest(self, spent_s: float) -> None:
         # However many events wake it, looking in vain never takes more than a quarter

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
 
-from sqlalchemy import Connection, Row, bindparam, func, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from quarterdeck_controller.store.identity import changed
@@ -93,13 +93,6 @@ class DeviceTable:
         """Return every device, by id."""
         rows = self.connection.execute(select(devices).order_by(devices.c.id))
         return tuple(_device(row) for row in rows)
-
-    def stamp(self) -> tuple[int, datetime | None]:
-        """Return a value that changes when a device is enrolled."""
-        row = self.connection.execute(
-            select(func.count(), func.max(devices.c.enrolled_at)).select_from(devices)
-        ).one()
-        return row[0], row[1]
 
 
 @dataclass(frozen=True, slots=True)
