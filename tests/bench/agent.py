@@ -16,11 +16,12 @@ from time import perf_counter
 from quarterdeck_controller.broker.port import Admission, Grant
 from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.release.assemble import create_release
+from quarterdeck_controller.release.attest import attester
 from quarterdeck_shared.clock import SystemClock
 from tests.bench import exercises
 from tests.bench.table import Figure
 from tests.support.brokers import until
-from tests.support.releases import evaluation
+from tests.support.releases import evaluation, vouchers
 from tests.support.site import (
     CLASS,
     Seen,
@@ -112,7 +113,10 @@ async def _committed(site: Site, bundle: Path) -> None:
     model = exercises.model_bytes(1)
     files = {"model.onnx": model, "golden.npz": exercises.golden_vectors(model)}
     record = evaluation(device_class=CLASS, files=files)
-    files["evaluation.json"] = record.model_copy(update={"labels": ()}).encode()
+    record = record.model_copy(update={"labels": ()})
+    files["evaluation.json"] = record.encode()
+    vouch = attester(vouchers(site.home))
+    files["provenance.json"] = vouch(record, files["evaluation.json"])
     for name, data in files.items():
         (variant / name).write_bytes(data)
     release = create_release(site.home, variant.parent, "model", 1, SystemClock())

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from quarterdeck_controller.cli.options import DEFAULT_HOME
+from quarterdeck_controller.home import Home
 from quarterdeck_shared.codes import Code
 from tests.support.brokers import free_port
 from tests.support.releases import write_variants
@@ -31,7 +33,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     terminal = Terminal(folder)
     classes = ("--class", "cam", "--class", "gateway")
     terminal.must("init", "--port", free_port(), *classes)
-    write_variants(folder / "v1")
+    write_variants(folder / "v1", home=Home.open(folder / DEFAULT_HOME))
     terminal.must("release", "create", "v1", "--name", "model", "--version", 1)
     terminal.must("device", "enrol", "one", "--class", "cam")
     make_model(folder / "waves.onnx")

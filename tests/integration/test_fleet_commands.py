@@ -78,7 +78,7 @@ class Operator:
 
     def releases(self, version: int) -> None:
         folder = self.path / f"variants-{version}"
-        write_variants(folder, name="m", classes=("gateway",))
+        write_variants(folder, name="m", classes=("gateway",), home=self.home)
         create_release(self.home, folder, "m", version, CLOCK)
 
 

@@ -30,6 +30,7 @@ from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.release.keys import KeyFolder
 from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.trial import trusting
 from quarterdeck_shared.assignment import PAYLOAD_TYPE, Assignment
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -85,8 +86,11 @@ class World:
 
     def release(self, version: int) -> None:
         """Release ``model@version`` to both classes."""
-        variants = write_variants(self.folder / f"v{version}", weight=version)
-        create_release(self.home, variants, "model", version, self.clock)
+        folder = self.folder / f"v{version}"
+        variants = write_variants(folder, weight=version, home=self.home)
+        create_release(
+            self.home, variants, "model", version, self.clock, trial=trusting
+        )
         self.newest = version
 
     def permit(self, version: int, reason: str) -> None:

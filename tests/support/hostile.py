@@ -31,6 +31,7 @@ from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.server import replies
+from quarterdeck_controller.release.trial import trusting
 from quarterdeck_controller.transfer.needs import NeedListener
 from quarterdeck_controller.transfer.publisher import Publisher
 from quarterdeck_shared import topics
@@ -281,8 +282,11 @@ class Ground:
         shutil.copytree(device.state, self.state, ignore=_of_one_device)
 
     def _release(self, version: int, weight: float) -> None:
-        variants = write_variants(self.folder / f"variants-{version}", weight=weight)
-        create_release(self.home, variants, "model", version, SystemClock())
+        folder = self.folder / f"variants-{version}"
+        variants = write_variants(folder, weight=weight, home=self.home)
+        create_release(
+            self.home, variants, "model", version, SystemClock(), trial=trusting
+        )
 
     async def close(self) -> None:
         """End every agent and all work."""
@@ -306,7 +310,7 @@ def _of_one_device(_folder: str, names: list[str]) -> set[str]:
 
 def present() -> ManualClock:
     """Return a clock that stands at the present and can be moved."""
-    return ManualClock(datetime.now(UTC))  # noqa: TID251 - agents know no other time
+    return ManualClock(datetime.now(UTC))
 
 
 def ago(**span: float) -> datetime:

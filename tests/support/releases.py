@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from securesystemslib.signer import Signer
 
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import Home, Settings
@@ -24,6 +25,10 @@ from quarterdeck_controller.optimize.evaluation import (
     Side,
 )
 from quarterdeck_controller.release.assemble import create_release
+from quarterdeck_controller.release.attest import attester
+from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.roles import PROVENANCE
+from quarterdeck_controller.release.trial import trusting
 from quarterdeck_shared.device import Requirements
 from quarterdeck_shared.index import Golden, Index, Limits, cut
 from quarterdeck_shared.listing import Listing
@@ -78,8 +83,8 @@ def _original(*, released: bool) -> Path:
     folder = Path(_KEPT.name, "released" if released else "empty")
     home = make_home(folder / "home", ManualClock())
     if released:
-        variants = write_variants(folder / "v1", weight=1)
-        create_release(home, variants, "model", 1, ManualClock())
+        variants = write_variants(folder / "v1", weight=1, home=home)
+        create_release(home, variants, "model", 1, ManualClock(), trial=trusting)
     return home.path
 
 
@@ -186,21 +191,35 @@ def evaluation(
 def write_variants(
     folder: Path,
     *,
+    home: Home | None = None,
     name: str = "model",
     classes: Sequence[str] = CLASSES,
-    weight: float = 1.0,
+    weight: float = 1 / 64,
     decision: str = "accepted",
 ) -> Path:
-    """Write what the optimizer would have written, and return the folder."""
+    """Write what the optimizer would have written, and return the folder.
+
+    The default weight is the one that reproduces the golden vectors. ``home`` vouches
+    for the variants with its own key; without it nobody does.
+    """
+    signers = () if home is None else vouchers(home)
     for device_class in classes:
         variant = folder / device_class
         variant.mkdir(parents=True, exist_ok=True)
         files = {"model.onnx": model_bytes(weight), "golden.npz": golden_bytes()}
         record = evaluation(name, device_class, decision=decision, files=files)
         files["evaluation.json"] = record.encode()
+        if signers:
+            vouch = attester(signers)
+            files["provenance.json"] = vouch(record, files["evaluation.json"])
         for file, data in files.items():
             (variant / file).write_bytes(data)
     return folder
+
+
+def vouchers(home: Home) -> tuple[Signer, ...]:
+    """Return the keys of the home that sign provenance."""
+    return Repository(home, ManualClock()).signers(PROVENANCE)
 
 
 def load(data: bytes) -> onnx.ModelProto:

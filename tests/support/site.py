@@ -29,6 +29,7 @@ from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.server import MetadataServer
 from quarterdeck_controller.release.timekeeper import Timekeeper
+from quarterdeck_controller.release.trial import trusting
 from quarterdeck_controller.transfer.needs import NeedListener
 from quarterdeck_controller.transfer.publisher import Publisher
 from quarterdeck_shared import topics
@@ -121,10 +122,13 @@ class Site:
 
     def release(self, version: int, weight: float = GOOD_WEIGHT) -> Release:
         """Sign a version whose model is right only with the good weight."""
+        folder = self.folder / f"variants-{version}"
         variants = write_variants(
-            self.folder / f"variants-{version}", classes=(CLASS,), weight=weight
+            folder, classes=(CLASS,), weight=weight, home=self.home
         )
-        return create_release(self.home, variants, "model", version, SystemClock())
+        return create_release(
+            self.home, variants, "model", version, SystemClock(), trial=trusting
+        )
 
     async def enrol(self, device: str, *, period_s: float = 0.5) -> Path:
         """Return the bundle of a device with a folder of samples."""

@@ -29,7 +29,10 @@ from quarterdeck_controller.optimize.profile import DEFAULT_CLASSES, load_profil
 from quarterdeck_controller.optimize.recipe import Kind
 from quarterdeck_controller.optimize.write import write
 from quarterdeck_controller.release.assemble import create_release
+from quarterdeck_controller.release.attest import attester
 from quarterdeck_controller.release.catalog import Catalog, Release
+from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.roles import PROVENANCE
 from quarterdeck_controller.rollout.create import create
 from quarterdeck_controller.rollout.policy import Policy
 from quarterdeck_controller.rollout.state import ENDED
@@ -141,8 +144,9 @@ class Stage:
             ),
             on_progress=lambda step: self.screen.status(f"optimize: {step.sentence}"),
         )
+        vouch = attester(Repository(self.home, self.clock).signers(PROVENANCE))
         for result in results:
-            write(result, self.folder / out, keep_refused=True)
+            write(result, self.folder / out, keep_refused=True, attest=vouch)
         return results
 
     def release(

@@ -1,24 +1,36 @@
 """Write what an optimization gave: one folder per class, whole or not at all.
 
 ``DIR/<class>/`` holds ``model.onnx``, ``golden.npz``, ``evaluation.json`` and
-``search.json``; a refused class only the last two, unless its files were asked for too.
+``search.json``, and ``provenance.json`` where somebody vouches for it; a refused class
+only what was measured and searched, unless its files were asked for too.
 """
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.optimizer import Optimization
 from quarterdeck_shared.durable import disk_code, sync_folder, write_durable
 from quarterdeck_shared.errors import RejectedError
 
 
-def write(result: Optimization, out: Path, *, keep_refused: bool = False) -> Path:
+Attest = Callable[[Evaluation, bytes], bytes]
+"""Returns the signed provenance of an evaluation, given with its own bytes."""
+
+
+def write(
+    result: Optimization,
+    out: Path,
+    *,
+    keep_refused: bool = False,
+    attest: Attest | None = None,
+) -> Path:
     """Write one class into ``out`` and return its folder; what was there is replaced.
 
     ``keep_refused`` also writes the nearest miss of a refused class, for a release
-    that overrides the refusal.
+    that overrides the refusal. ``attest`` vouches for what is written.
 
     Raises:
         RejectedError: ``DISK_FAILED`` or ``DISK_FULL`` when it cannot be written;
@@ -30,6 +42,9 @@ def write(result: Optimization, out: Path, *, keep_refused: bool = False) -> Pat
     }
     if result.model is not None and (result.accepted or keep_refused):
         files |= {"model.onnx": result.model, "golden.npz": result.golden}
+        if attest is not None:
+            signed = attest(result.evaluation, files["evaluation.json"])
+            files["provenance.json"] = signed
     target = out / result.profile.name
     try:
         _replace(target, files)

@@ -1,14 +1,19 @@
-"""Turn a folder of variants into a release: check everything, then publish at once.
+"""Turn a folder of variants into a release: check everything, then sign at once.
 
-The folder holds ``<class>/model.onnx``, ``golden.npz`` and ``evaluation.json`` for each
-device class, as ``quarterdeck model optimize`` writes them.
+The folder holds ``<class>/model.onnx``, ``golden.npz``, ``evaluation.json`` and
+``provenance.json`` for each device class, as ``quarterdeck model optimize`` and
+``model attest`` write them. Every variant passes the gate (``release/gate.py``) before
+anything is signed; where a class key is elsewhere, it passes it there again.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from pydantic import ValidationError
+from tuf.api.metadata import Targets
 
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.optimize.evaluation import (
@@ -16,19 +21,38 @@ from quarterdeck_controller.optimize.evaluation import (
     Evaluation,
 )
 from quarterdeck_controller.release.catalog import Catalog, Release
+from quarterdeck_controller.release.drafts import following
+from quarterdeck_controller.release.gate import PARTS, Finding, Inspector
+from quarterdeck_controller.release.held import read_held
+from quarterdeck_controller.release.listings import (
+    index_file,
+    listed_in,
+    permit,
+    target_file,
+)
 from quarterdeck_controller.release.parts import PartStore
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.screening import check_golden, check_model
+from quarterdeck_controller.release.provenance import MAX_PROVENANCE_BYTES
+from quarterdeck_controller.release.repository import Committed, Repository
+from quarterdeck_controller.release.requests import Request
+from quarterdeck_controller.release.roles import class_role, role_class
+from quarterdeck_controller.release.trial import Trial, run_once
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import is_name, release_id
-from quarterdeck_shared.index import MAX_ARTIFACT_BYTES, Index, PartName, cut
+from quarterdeck_shared.index import MAX_ARTIFACT_BYTES, Index, PartName, cut, digest
 from quarterdeck_shared.listing import Listing
 
-PARTS: tuple[PartName, ...] = ("model.onnx", "golden.npz", "evaluation.json")
 MAX_VERSION = 999_999_999
 MAX_REASON = 500
+_LIMITS: Mapping[PartName, int] = {
+    "model.onnx": MAX_ARTIFACT_BYTES,
+    "golden.npz": MAX_ARTIFACT_BYTES,
+    "evaluation.json": MAX_EVALUATION_BYTES,
+    "provenance.json": MAX_PROVENANCE_BYTES,
+}
+
+Held = Mapping[str, Collection[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +64,23 @@ class Draft:
     files: Mapping[PartName, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A release that was asked for.
+
+    Attributes:
+        release: It, when it is in force.
+        request: What waits for signatures, when it is not.
+        findings: What the gate found of each variant; empty for a release that was
+            there already.
+    """
+
+    id: str
+    release: Release | None
+    request: Request | None
+    findings: tuple[Finding, ...] = ()
+
+
 def create_release(
     home: Home,
     variants_dir: Path,
@@ -49,39 +90,169 @@ def create_release(
     *,
     override: str | None = None,
     classes: Sequence[str] = (),
+    trial: Trial = run_once,
 ) -> Release:
     """Sign what ``variants_dir`` holds as version ``version`` of the model ``name``.
 
+    Raises:
+        RejectedError: As ``propose_release``; ``SIGNATURES_MISSING`` when class keys
+            are elsewhere, with the request that is open now.
+        TransientError: ``CONFLICT`` when another process is publishing.
+    """
+    proposal = propose_release(
+        home,
+        variants_dir,
+        name,
+        version,
+        clock,
+        override=override,
+        classes=classes,
+        trial=trial,
+    )
+    if proposal.release is None:
+        assert proposal.request is not None
+        raise RejectedError(
+            Code.SIGNATURES_MISSING,
+            f"{proposal.id} waits as the request {proposal.request.id} for signatures "
+            f"of {', '.join(proposal.request.roles)}",
+        )
+    return proposal.release
+
+
+def propose_release(
+    home: Home,
+    variants_dir: Path,
+    name: str,
+    version: int,
+    clock: Clock,
+    *,
+    override: str | None = None,
+    classes: Sequence[str] = (),
+    trial: Trial = run_once,
+    held: Held | None = None,
+) -> Proposal:
+    """Sign what ``variants_dir`` holds, or ask those who hold the class keys to.
+
     The same content again returns the release that exists. ``override`` says why
     variants that their evaluation refused are released all the same, and is signed
-    with them. Only ``classes`` are released, or, when empty, all that are there.
+    with them. Only ``classes`` are released, or, when empty, all that are there. In the
+    same change, devices are permitted to go back to what they may have to fall back
+    on, and to nothing else (``release/downgrade.py``).
+
+    Args:
+        home: The fleet.
+        variants_dir: What was made.
+        name: The model.
+        version: Its version, from 1.
+        clock: Dates the release.
+        override: Why refused variants are released.
+        classes: Which classes; empty is all.
+        trial: How each variant is run once.
+        held: By class, the artifacts that its devices hold; None asks the database.
 
     Raises:
-        RejectedError: ``CONFLICT`` when the version exists with other content,
-            ``BUDGET_MISSED`` for a refused variant, ``MODEL_INVALID``,
-            ``DATA_INVALID`` or ``NOT_FOUND`` for what is wrong or missing. Nothing
-            is left behind.
+        RejectedError: ``CONFLICT`` when the version exists with other content or waits
+            for signatures, ``BUDGET_MISSED`` for a refused variant, ``GATE_FAILED`` or
+            ``PROVENANCE_INVALID`` for one that must not be signed, ``RELEASE_REVOKED``
+            for a name that was revoked, ``NOT_FOUND`` for what is missing. Nothing is
+            left behind.
         TransientError: ``CONFLICT`` when another process is publishing.
     """
     _check_names(name, version, override)
-    known = home.settings().classes
-    folders = _folders(variants_dir, classes, known)
+    folders = _folders(variants_dir, classes, home.settings().classes)
     drafts = [_read(folder, name, override) for folder in folders]
     repository, catalog = Repository(home, clock), Catalog(home)
+    id_ = release_id(name, version)
+    existing = _existing(catalog, id_)
+    if existing is not None:
+        _check_same(existing, drafts)
+        return Proposal(id_, existing, None)
+    counter = _next_counter(catalog, repository)
+    listing = Listing(release=counter, created=clock.now())
+    size = home.settings().chunk_bytes
+    variants = [_variant(it, version, listing, size, override) for it in drafts]
+    # Outside the lock: it takes seconds, and others may renew signatures meanwhile.
+    findings = _inspected(Inspector(repository.chain().targets, trial=trial), variants)
     with repository.exclusive():
-        existing = _existing(catalog, release_id(name, version))
-        counter = max((r.counter for r in catalog.releases()), default=0) + 1
-        chunk_bytes = home.settings().chunk_bytes
-        if existing is not None:
-            _check_same(existing, drafts)
-            return existing
-        indexes = [_index(draft, version, counter, chunk_bytes) for draft in drafts]
-        listing = Listing(release=counter, created=clock.now())
-        beside = [_beside(listing, draft, override).model_dump(mode="json")
-                  for draft in drafts]  # fmt: skip
-        with _stored(PartStore(home.parts), drafts):
-            repository.publish(tuple(zip(indexes, beside, strict=True)))
-    return catalog.release(release_id(name, version))
+        if _next_counter(catalog, repository) != counter:
+            raise RejectedError(
+                Code.CONFLICT, f"another release was made beside {id_}: try again"
+            )
+        known = read_held(home) if held is None else held
+        with _forgotten_on_failure(PartStore(home.parts), variants):
+            outcome = _propose(repository, id_, variants, known, clock)
+    if isinstance(outcome, Request):
+        return Proposal(id_, None, outcome, findings)
+    return Proposal(id_, catalog.release(id_), None, findings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """One class's variant as it would be signed."""
+
+    index: Index
+    listing: Listing
+    files: Mapping[PartName, bytes]
+
+
+def _variant(
+    draft: Draft, version: int, listing: Listing, size: int, override: str | None
+) -> _Variant:
+    index = _index(draft, version, listing.release, size)
+    return _Variant(index, _beside(listing, draft, override), draft.files)
+
+
+def _inspected(
+    inspector: Inspector, variants: Sequence[_Variant]
+) -> tuple[Finding, ...]:
+    return tuple(map(partial(_inspect, inspector), variants))
+
+
+def _inspect(inspector: Inspector, variant: _Variant) -> Finding:
+    try:
+        return inspector.variant(variant.index, variant.listing, variant.files)
+    except RejectedError as error:
+        name = variant.index.device_class
+        raise RejectedError(error.code, f"{name}: {error.detail}") from error
+
+
+def _propose(
+    repository: Repository,
+    id_: str,
+    variants: Sequence[_Variant],
+    held: Held,
+    clock: Clock,
+) -> Committed | Request:
+    chain, now = repository.chain(), clock.now()
+    changed: dict[str, Targets] = {}
+    attached: dict[str, bytes] = {}
+    for variant in variants:
+        index, role = variant.index, class_role(variant.index.device_class)
+        if role not in chain.delegated:
+            raise RejectedError(
+                Code.NOT_FOUND, f"class {index.device_class} has no signing role"
+            )
+        signed = following(chain.delegated[role], role, now)
+        permit(signed, index.model, id_, held.get(index.device_class, ()))
+        file = target_file(index, variant.listing)
+        signed.targets[file.path] = file
+        changed[role] = signed
+        attached[index_file(file)] = index.encode()
+        attached |= {f"parts/{digest(it)}": it for it in variant.files.values()}
+    return repository.propose(changed, why=f"release {id_}", attachments=attached)
+
+
+def _next_counter(catalog: Catalog, repository: Repository) -> int:
+    """Return a release counter higher than all, those that wait for signatures too."""
+    waiting = (
+        listed.release
+        for request in repository.requests()
+        for role, signed in request.changed().items()
+        if role_class(role) is not None and isinstance(signed, Targets)
+        for listed in listed_in(signed)
+    )
+    counters = (*(release.counter for release in catalog.all()), *waiting)
+    return max(counters, default=0) + 1
 
 
 def _check_names(name: str, version: int, override: str | None) -> None:
@@ -130,22 +301,27 @@ def _folders(
 
 def _read(folder: Path, name: str, override: str | None) -> Draft:
     try:
-        evaluation_json = _bytes(folder / "evaluation.json", MAX_EVALUATION_BYTES)
-        evaluation = Evaluation.decode(evaluation_json, limit=MAX_EVALUATION_BYTES)
+        _check_vouched(folder)
+        files = {part: _bytes(folder / part, _LIMITS[part]) for part in PARTS}
+        evaluation = Evaluation.decode(
+            files["evaluation.json"], limit=MAX_EVALUATION_BYTES
+        )
         _check_evaluation(evaluation, folder.name, name, override)
-        model_onnx = _bytes(folder / "model.onnx", MAX_ARTIFACT_BYTES)
-        golden_npz = _bytes(folder / "golden.npz", MAX_ARTIFACT_BYTES)
-        check_golden(golden_npz, check_model(model_onnx), evaluation.golden)
-        _check_same_bytes(evaluation, "model.onnx", model_onnx)
-        _check_same_bytes(evaluation, "golden.npz", golden_npz)
+        for part in ("model.onnx", "golden.npz"):
+            _check_same_bytes(evaluation, part, files[part])
     except RejectedError as error:
         raise RejectedError(error.code, f"{folder.name}: {error.detail}") from error
-    files: Mapping[PartName, bytes] = {
-        "model.onnx": model_onnx,
-        "golden.npz": golden_npz,
-        "evaluation.json": evaluation_json,
-    }
     return Draft(folder.name, evaluation, files)
+
+
+def _check_vouched(folder: Path) -> None:
+    made = (folder / "evaluation.json").is_file()
+    if made and not (folder / "provenance.json").is_file():
+        raise RejectedError(
+            Code.PROVENANCE_INVALID,
+            "provenance.json is missing: nobody vouches for the variant; quarterdeck "
+            f"model attest {folder} signs it",
+        )
 
 
 def _bytes(file: Path, limit: int) -> bytes:
@@ -155,6 +331,8 @@ def _bytes(file: Path, limit: int) -> bytes:
             raise RejectedError(
                 Code.TOO_LARGE, f"{file.name} has {size} bytes, {limit} are allowed"
             )
+        if size == 0:
+            raise RejectedError(Code.DATA_INVALID, f"{file.name} is empty")
         return file.read_bytes()
     except FileNotFoundError as error:
         raise RejectedError(Code.NOT_FOUND, f"{file.name} is missing") from error
@@ -182,7 +360,7 @@ def _check_evaluation(
 
 
 def _check_same_bytes(evaluation: Evaluation, name: PartName, data: bytes) -> None:
-    found, measured = hashlib.sha256(data).hexdigest(), evaluation.files.get(name)
+    found, measured = digest(data), evaluation.files.get(name)
     if found != measured:
         raise RejectedError(
             Code.CONFLICT,
@@ -192,8 +370,15 @@ def _check_same_bytes(evaluation: Evaluation, name: PartName, data: bytes) -> No
         )
 
 
-def _existing(catalog: Catalog, release: str) -> Release | None:
-    return next((r for r in catalog.releases() if r.id == release), None)
+def _existing(catalog: Catalog, id_: str) -> Release | None:
+    found = next((release for release in catalog.all() if release.id == id_), None)
+    if found is not None and found.revoked:
+        why = next(iter(found.revoked.values())).reason
+        raise RejectedError(
+            Code.RELEASE_REVOKED,
+            f"{id_} was revoked: {why}; give the variants a new version",
+        )
+    return found
 
 
 def _check_same(existing: Release, drafts: Sequence[Draft]) -> None:
@@ -222,21 +407,29 @@ def _check_same(existing: Release, drafts: Sequence[Draft]) -> None:
 
 
 def _index(draft: Draft, version: int, counter: int, chunk_bytes: int) -> Index:
-    evaluation = draft.evaluation
-    return Index(
-        model=evaluation.name,
-        version=version,
-        release=counter,
-        device_class=draft.device_class,
-        recipe=evaluation.recipe or "unknown",
-        chunk_bytes=chunk_bytes,
-        parts=tuple(cut(name, data, chunk_bytes) for name, data in draft.files.items()),
-        requires=evaluation.requires,
-        limits=evaluation.limits,
-        golden=evaluation.golden,
-        labels=evaluation.labels,
-        session=evaluation.session,
-    )
+    evaluation, files = draft.evaluation, draft.files
+    try:
+        return Index(
+            model=evaluation.name,
+            version=version,
+            release=counter,
+            device_class=draft.device_class,
+            recipe=evaluation.recipe or "unknown",
+            chunk_bytes=chunk_bytes,
+            parts=tuple(cut(name, data, chunk_bytes) for name, data in files.items()),
+            requires=evaluation.requires,
+            limits=evaluation.limits,
+            golden=evaluation.golden,
+            labels=evaluation.labels,
+            session=evaluation.session,
+        )
+    except ValidationError as error:
+        size = sum(map(len, files.values()))
+        raise RejectedError(
+            Code.TOO_LARGE,
+            f"{draft.device_class}: {size} bytes in chunks of {chunk_bytes} make no "
+            f"index; larger chunks (chunk_bytes in settings.toml) do: {error}",
+        ) from error
 
 
 def _beside(listing: Listing, draft: Draft, override: str | None) -> Listing:
@@ -245,16 +438,15 @@ def _beside(listing: Listing, draft: Draft, override: str | None) -> Listing:
 
 
 @contextmanager
-def _stored(parts: PartStore, drafts: Sequence[Draft]) -> Iterator[None]:
-    """Keep the drafts' files; forget again those that are new when the body fails."""
-    added = []
+def _forgotten_on_failure(
+    parts: PartStore, variants: Sequence[_Variant]
+) -> Iterator[None]:
+    """Forget the parts that are new when the body fails."""
+    digests = {digest(data) for it in variants for data in it.files.values()}
+    new = {sha256 for sha256 in digests if parts.get(sha256) is None}
     try:
-        for draft in drafts:
-            for data in draft.files.values():
-                sha256, new = parts.put(data)
-                added += [sha256] if new else []
         yield
     except BaseException:
-        for sha256 in added:
+        for sha256 in new:
             parts.forget(sha256)
         raise

@@ -1,19 +1,22 @@
 """What is released: read from the signed repository, which is the only record.
 
 A release is all targets that class roles list for one version of a model; its counter,
-its time and the reason of an override are signed beside each of them.
+its time and the reason of an override are signed beside each of them. What a class
+role has ceased to list is known too: it is revoked, and nothing else has its name.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from pydantic import ValidationError
 from tuf.api.metadata import TargetFile
 
 from quarterdeck_controller.home import Home
+from quarterdeck_controller.release.listings import index_file, listing_of
 from quarterdeck_controller.release.parts import PartStore
 from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.revocation import Revoked, revoked_in
+from quarterdeck_controller.release.roles import role_class
 from quarterdeck_shared.assignment import Target
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
@@ -29,7 +32,12 @@ class Variant:
 
     target: Target
     index: Index
-    override: str
+    listing: Listing
+
+    @property
+    def override(self) -> str:
+        """Why it was released though it was refused; empty when it was not."""
+        return self.listing.override
 
     @property
     def artifact(self) -> str:
@@ -47,6 +55,8 @@ class Release:
     counter: int
     created: datetime
     variants: Mapping[str, Variant]
+    revoked: Mapping[str, Revoked] = field(default_factory=dict)
+    """By class: what was revoked of it."""
 
     @property
     def override(self) -> str:
@@ -70,9 +80,18 @@ class Catalog:
         self._seen: tuple[int, int] | None = None
         self._releases: tuple[Release, ...] = ()
         self._artifacts: dict[str, _Artifact] = {}
+        self._revoked: Mapping[str, Revoked] = {}
 
     def releases(self) -> tuple[Release, ...]:
-        """Return every release, the newest first.
+        """Return every release that is in force for a class, the newest first.
+
+        Raises:
+            RejectedError: ``HOME_INVALID`` when the repository is damaged.
+        """
+        return tuple(release for release in self.all() if release.variants)
+
+    def all(self) -> tuple[Release, ...]:
+        """Return every release that there ever was, the newest first.
 
         Raises:
             RejectedError: ``HOME_INVALID`` when the repository is damaged.
@@ -80,15 +99,36 @@ class Catalog:
         self._reload()
         return self._releases
 
+    def revoked(self) -> Mapping[str, Revoked]:
+        """Return everything that was revoked, by its artifact's digest."""
+        self._reload()
+        return self._revoked
+
     def release(self, release: str, /) -> Release:
-        """Return one release.
+        """Return one release that is in force for at least one class.
 
         Raises:
-            RejectedError: ``NOT_FOUND`` when there is none of that id.
+            RejectedError: ``NOT_FOUND`` when there is none of that id,
+                ``RELEASE_REVOKED`` when it was revoked for every class.
         """
-        found = next((it for it in self.releases() if it.id == release), None)
+        found = self.known(release)
+        if not found.variants:
+            revoked = next(iter(found.revoked.values()))
+            raise RejectedError(
+                Code.RELEASE_REVOKED,
+                f"{release} was revoked on {revoked.at:%Y-%m-%d}: {revoked.reason}",
+            )
+        return found
+
+    def known(self, release: str, /) -> Release:
+        """Return one release, even if it was revoked.
+
+        Raises:
+            RejectedError: ``NOT_FOUND`` when there never was one of that id.
+        """
+        found = next((it for it in self.all() if it.id == release), None)
         if found is None:
-            known = ", ".join(it.id for it in self._releases) or "none"
+            known = ", ".join(it.id for it in self.releases()) or "none"
             raise RejectedError(
                 Code.NOT_FOUND, f"there is no release {release}; released: {known}"
             )
@@ -130,14 +170,13 @@ class Catalog:
         seen = self._stamp()
         if seen == self._seen:
             return
-        files = self._repository.chain().listed().values()
-        listed = [self._read(file) for file in files]
-        self._releases = _grouped(listed)
-        self._artifacts = {
-            variant.artifact: self._artifacts.get(variant.artifact)
-            or _Artifact(variant, variant.index.chunk_list())
-            for _, variant in listed
-        }
+        chain = self._repository.chain()
+        listed = [self._read(file) for file in chain.listed().values()]
+        roles = (chain.delegated[name] for name in chain.delegated if role_class(name))
+        revoked = [record for role in roles for record in revoked_in(role)]
+        self._releases = _grouped(listed, revoked)
+        self._artifacts = {it.artifact: self._chunked(it) for it in listed}
+        self._revoked = {record.artifact: record for record in revoked}
         self._seen = seen
 
     def _stamp(self) -> tuple[int, int]:
@@ -149,49 +188,51 @@ class Catalog:
             ) from error
         return status.st_ino, status.st_mtime_ns
 
-    def _read(self, file: TargetFile) -> tuple[Listing, Variant]:
+    def _chunked(self, variant: Variant) -> _Artifact:
+        known = self._artifacts.get(variant.artifact)
+        chunks = known.chunks if known else variant.index.chunk_list()
+        return _Artifact(variant, chunks)
+
+    def _read(self, file: TargetFile) -> Variant:
         sha256 = file.hashes["sha256"]
         known = self._artifacts.get(sha256)
-        listing = _listing(file)
-        if known is not None:
-            return listing, known.variant
         target = Target(path=file.path, length=file.length, sha256=sha256)
-        folder, _, name = file.path.rpartition("/")
-        data = self._repository.read(f"targets/{folder}/{sha256}.{name}")
-        if data is None or digest(data) != sha256:
+        index = known.variant.index if known else self._read_index(file)
+        return Variant(target, index, listing_of(file))
+
+    def _read_index(self, file: TargetFile) -> Index:
+        data = self._repository.read(index_file(file))
+        if data is None or digest(data) != file.hashes["sha256"]:
             raise RejectedError(
                 Code.HOME_INVALID, f"the index of {file.path} is missing or damaged"
             )
-        index = Index.decode(data, limit=MAX_INDEX_BYTES)
-        return listing, Variant(target, index, listing.override)
+        return Index.decode(data, limit=MAX_INDEX_BYTES)
 
 
-def _listing(file: TargetFile) -> Listing:
-    try:
-        return Listing.model_validate(file.custom)
-    except ValidationError as error:
-        raise RejectedError(
-            Code.HOME_INVALID,
-            f"what is signed beside {file.path} is not valid: {error}",
-        ) from error
-
-
-def _grouped(listed: list[tuple[Listing, Variant]]) -> tuple[Release, ...]:
-    groups: dict[str, list[tuple[Listing, Variant]]] = {}
-    for listing, variant in listed:
+def _grouped(
+    listed: Sequence[Variant], revoked: Sequence[Revoked]
+) -> tuple[Release, ...]:
+    groups: dict[str, list[Variant]] = {record.release_id: [] for record in revoked}
+    for variant in listed:
         id_ = release_id(variant.index.model, variant.index.version)
-        groups.setdefault(id_, []).append((listing, variant))
-    releases = (_release(id_, group) for id_, group in groups.items())
+        groups.setdefault(id_, []).append(variant)
+    releases = (
+        _release(id_, group, [it for it in revoked if it.release_id == id_])
+        for id_, group in groups.items()
+    )
     return tuple(sorted(releases, key=lambda release: -release.counter))
 
 
-def _release(id_: str, group: list[tuple[Listing, Variant]]) -> Release:
-    listing, variant = group[0]
+def _release(id_: str, group: Sequence[Variant], revoked: Sequence[Revoked]) -> Release:
+    model, _, version = id_.rpartition("@")
+    created = [it.listing.created for it in group] or [it.at for it in revoked]
+    counters = (*(it.listing.release for it in group), *(it.release for it in revoked))
     return Release(
         id=id_,
-        model=variant.index.model,
-        version=variant.index.version,
-        counter=listing.release,
-        created=listing.created,
-        variants={v.index.device_class: v for _, v in group},
+        model=model,
+        version=int(version),
+        counter=max(counters),
+        created=created[0],
+        variants={it.index.device_class: it for it in group},
+        revoked={it.device_class: it for it in revoked},
     )

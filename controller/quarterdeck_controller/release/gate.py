@@ -15,11 +15,9 @@ target that the class role did not list before:
 What was listed before may only go, never change.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
 from tuf.api.metadata import TargetFile, Targets
 
 from quarterdeck_controller.optimize.evaluation import (
@@ -30,6 +28,8 @@ from quarterdeck_controller.optimize.measure.machine import machine_isa
 from quarterdeck_controller.optimize.profile import Gate, load_profile, profile_names
 from quarterdeck_controller.optimize.steps import Replayed
 from quarterdeck_controller.release import provenance
+from quarterdeck_controller.release.listings import index_file, listing_of
+from quarterdeck_controller.release.revocation import revoked_in
 from quarterdeck_controller.release.roles import class_role
 from quarterdeck_controller.release.screening import STRICT, check_golden, check_model
 from quarterdeck_controller.release.statement import Statement
@@ -117,14 +117,14 @@ class Examined:
 
     Attributes:
         added: Targets that it lists for the first time.
-        removed: Paths that it lists no more: their releases are revoked.
+        removed: Paths that it lists no more, with the reason of their revocation.
         permitted: Paths that a device may go back to now, with the reason, and could
             not before; ``forbidden`` are those it could.
     """
 
     role: str
     added: tuple[Finding, ...]
-    removed: tuple[str, ...]
+    removed: Mapping[str, str]
     permitted: Mapping[str, str]
     forbidden: tuple[str, ...]
 
@@ -132,7 +132,7 @@ class Examined:
         """Return what a signer should know before signing, a sentence each."""
         return (
             *(line for finding in self.added for line in finding.lines()),
-            *(f"revokes {path}" for path in self.removed),
+            *(f"revokes {path}: {why}" for path, why in self.removed.items()),
             *(
                 f"lets devices go back to {path}: {why}"
                 for path, why in self.permitted.items()
@@ -185,17 +185,23 @@ class Inspector:
         for path, file in after.targets.items():
             if path in old and not _same_bytes(old[path], file):
                 raise _failed(f"{path} was listed with other bytes: it never changes")
+        _check_revoked(before, after)
         newest = _newest(old)
         fresh = {path: f for path, f in after.targets.items() if path not in old}
         added = tuple(
             self._target(device_class, file, read, newest) for file in fresh.values()
         )
+        reasons = {it.target.path: it.reason for it in revoked_in(after)}
         permitted = {path: _downgrade(file) for path, file in after.targets.items()}
         could = {path for path, file in old.items() if _downgrade(file)}
         return Examined(
             role=class_role(device_class),
             added=added,
-            removed=tuple(path for path in old if path not in after.targets),
+            removed={
+                path: reasons.get(path, "no reason is signed")
+                for path in old
+                if path not in after.targets
+            },
             permitted={
                 path: why
                 for path, why in permitted.items()
@@ -276,6 +282,16 @@ def _same_bytes(old: TargetFile, new: TargetFile) -> bool:
     return (old.length, old.hashes) == (new.length, new.hashes)
 
 
+def _check_revoked(before: Targets | None, after: Targets) -> None:
+    """Refuse to forget a revocation, and to list again what was revoked."""
+    revoked = {record.target.path: record for record in revoked_in(after)}
+    for record in revoked_in(before) if before else ():
+        if record.target.path not in revoked:
+            raise _failed(f"it forgets that {record.target.path} was revoked")
+    for path in revoked.keys() & after.targets.keys():
+        raise _failed(f"{path} was revoked: {revoked[path].reason}")
+
+
 def _newest(listed: Mapping[str, TargetFile]) -> Mapping[str, int]:
     """Return the highest release counter of each model."""
     newest: dict[str, int] = {}
@@ -290,9 +306,7 @@ def _model(path: str) -> str:
 
 
 def _index(file: TargetFile, read: Read) -> Index:
-    sha256 = file.hashes.get("sha256", "")
-    folder, _, name = file.path.rpartition("/")
-    data = read(f"targets/{folder}/{sha256}.{name}")
+    data, sha256 = read(index_file(file)), file.hashes.get("sha256")
     if data is None or len(data) != file.length or digest(data) != sha256:
         raise _failed("its index is missing or is not what is listed")
     try:
@@ -303,9 +317,9 @@ def _index(file: TargetFile, read: Read) -> Index:
 
 def _listing(file: TargetFile) -> Listing:
     try:
-        return Listing.model_validate_json(json.dumps(file.custom))
-    except (ValidationError, ValueError, TypeError) as error:
-        raise _failed(f"what is signed beside {file.path} is not valid") from error
+        return listing_of(file)
+    except RejectedError as error:
+        raise _failed(error.detail) from error
 
 
 def _downgrade(file: TargetFile) -> str:

@@ -56,9 +56,9 @@ def check_model(data: bytes, gate: Gate = STRICT) -> onnx.ModelProto:
     model = parse(data)
     _check_depth(model, gate.depth)
     _check_versions(model)
-    _check_operators(model, gate)
     _check_count(model, gate.nodes)
     _check_tensors(model, gate)
+    _check_operators(model, gate)
     check_sound(model)
     return model
 

@@ -8,7 +8,7 @@ any tool that reads them reads ours:
 - https://slsa.dev/spec/v1.0/provenance
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field
 
@@ -16,9 +16,9 @@ from quarterdeck_shared.ids import ClassName, ModelName, Sha256
 from quarterdeck_shared.index import PartName
 from quarterdeck_shared.wire import Wire
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
-BUILD_TYPE = "urn:quarterdeck:quantize:v1"
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
+BUILD_TYPE: Final = "urn:quarterdeck:quantize:v1"
 BUILDER = "urn:quarterdeck:optimizer"
 """Who made a variant, where nobody says it better."""
 

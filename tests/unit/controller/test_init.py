@@ -267,7 +267,7 @@ def test_init_names_what_is_wrong_and_leaves_nothing(
 
 
 def test_a_release_is_made_listed_and_shown(home: Home, tmp_path: Path) -> None:
-    variants = write_variants(tmp_path / "variants")
+    variants = write_variants(tmp_path / "variants", home=home)
     at = ("--home", str(home.path))
     made = run(
         "release", "create", str(variants), "--name", "model", "--version", "1", *at

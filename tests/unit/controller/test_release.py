@@ -16,9 +16,12 @@ from onnx import helper
 
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.assemble import create_release
+from quarterdeck_controller.release.attest import attest, examine
 from quarterdeck_controller.release.catalog import Catalog, Release
 from quarterdeck_controller.release.director import Director
+from quarterdeck_controller.release.gate import PARTS
 from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.trial import trusting
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
 from quarterdeck_shared.errors import RejectedError, TransientError
@@ -26,11 +29,13 @@ from tests.support.releases import (
     CLASSES,
     ManualClock,
     copied_home,
+    evaluation,
     golden_bytes,
     listing,
     load,
     make_index,
     model_bytes,
+    vouchers,
     write_variants,
 )
 
@@ -46,12 +51,14 @@ def home(tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def variants(tmp_path: Path) -> Path:
-    return write_variants(tmp_path / "variants")
+def variants(home: Home, tmp_path: Path) -> Path:
+    return write_variants(tmp_path / "variants", home=home)
 
 
 def release(home: Home, variants: Path, version: int = 1, **options: str) -> Release:
-    return create_release(home, variants, "model", version, ManualClock(), **options)
+    return create_release(
+        home, variants, "model", version, ManualClock(), trial=trusting, **options
+    )
 
 
 def files(home: Home) -> dict[str, bytes]:
@@ -82,8 +89,7 @@ def test_a_release_lists_every_class_and_its_chunks_give_back_the_files(
             catalog.read_chunk(variant.artifact, number)
             for number in range(variant.index.chunk_count)
         ]
-        parts = ("model.onnx", "golden.npz", "evaluation.json")
-        whole = b"".join((variants / name / part).read_bytes() for part in parts)
+        whole = b"".join((variants / name / part).read_bytes() for part in PARTS)
         assert b"".join(chunk or b"" for chunk in chunks) == whole
         assert catalog.read_chunk(variant.artifact, len(chunks)) is None
         assert catalog.read_chunk(variant.artifact, -1) is None
@@ -102,7 +108,7 @@ def test_other_content_under_the_same_version_is_refused(
 ) -> None:
     release(home, variants)
     before = files(home)
-    write_variants(variants, weight=2.0)
+    write_variants(variants, weight=2.0, home=home)
 
     with pytest.raises(RejectedError, match="other content") as refusal:
         release(home, variants)
@@ -117,10 +123,14 @@ def test_other_content_under_the_same_version_is_refused(
 def test_a_release_neither_gains_nor_loses_a_class(
     home: Home, variants: Path, first: tuple[str, ...], second: tuple[str, ...]
 ) -> None:
-    create_release(home, variants, "model", 1, ManualClock(), classes=first)
+    create_release(
+        home, variants, "model", 1, ManualClock(), classes=first, trial=trusting
+    )
 
     with pytest.raises(RejectedError, match="never changes") as refusal:
-        create_release(home, variants, "model", 1, ManualClock(), classes=second)
+        create_release(
+            home, variants, "model", 1, ManualClock(), classes=second, trial=trusting
+        )
 
     assert refusal.value.code is Code.CONFLICT
 
@@ -153,12 +163,12 @@ def test_a_catalog_notices_what_another_process_released(
 def test_a_refused_variant_needs_a_reason_which_is_signed_with_it(
     home: Home, tmp_path: Path
 ) -> None:
-    variants = write_variants(tmp_path / "refused", decision="refused")
+    variants = write_variants(tmp_path / "refused", decision="refused", home=home)
     with pytest.raises(RejectedError, match="slow") as refusal:
         release(home, variants)
     assert refusal.value.code is Code.BUDGET_MISSED
 
-    write_variants(variants, classes=["cam"])
+    write_variants(variants, classes=["cam"], home=home)
     made = release(home, variants, override="a test of the gate")
 
     assert made.variants["cam"].override == ""
@@ -196,21 +206,31 @@ def custom(model: bytes) -> bytes:
     return bytes(proto.SerializeToString())
 
 
+def vouch_again(home: Home, folder: Path) -> None:
+    """Have the record and the provenance speak of the files as they are now."""
+    measured = {
+        name: (folder / name).read_bytes() for name in ("model.onnx", "golden.npz")
+    }
+    record = evaluation("model", folder.name, files=measured)
+    (folder / "evaluation.json").write_bytes(record.encode())
+    attest(examine(folder), vouchers(home))
+
+
 WRONG = {
     "no model": ("model.onnx", None, Code.NOT_FOUND, "missing"),
     "no golden": ("golden.npz", None, Code.NOT_FOUND, "missing"),
     "no evaluation": ("evaluation.json", None, Code.NOT_FOUND, "missing"),
-    "empty model": ("model.onnx", b"", Code.MODEL_INVALID, "empty"),
-    "a text": ("model.onnx", b"hello, world", Code.MODEL_INVALID, "ONNX"),
-    "cut model": ("model.onnx", model_bytes()[:3000], Code.MODEL_INVALID, "ONNX"),
-    "external": ("model.onnx", external(model_bytes()), Code.MODEL_INVALID, "another"),
+    "empty model": ("model.onnx", b"", Code.DATA_INVALID, "empty"),
+    "a text": ("model.onnx", b"hello, world", Code.GATE_FAILED, "ONNX"),
+    "cut model": ("model.onnx", model_bytes()[:3000], Code.GATE_FAILED, "ONNX"),
+    "external": ("model.onnx", external(model_bytes()), Code.GATE_FAILED, "another"),
     "hidden external": (
         "model.onnx",
         external_in_a_constant_of_a_branch(model_bytes()),
-        Code.MODEL_INVALID,
+        Code.GATE_FAILED,
         "hidden",
     ),
-    "custom": ("model.onnx", custom(model_bytes()), Code.MODEL_INVALID, "my.ops.Evil"),
+    "custom": ("model.onnx", custom(model_bytes()), Code.GATE_FAILED, "my.ops.Evil"),
     "another model": ("model.onnx", model_bytes(2.0), Code.CONFLICT, "changed after"),
     "other vectors": (
         "golden.npz",
@@ -218,42 +238,42 @@ WRONG = {
         Code.CONFLICT,
         "changed after",
     ),
-    "no npz": ("golden.npz", b"PK\x03\x04", Code.DATA_INVALID, "npz"),
+    "no npz": ("golden.npz", b"PK\x03\x04", Code.GATE_FAILED, "npz"),
     "pickle": (
         "golden.npz",
         golden_bytes(input__x=np.array([{}])),
-        Code.DATA_INVALID,
+        Code.GATE_FAILED,
         "npz",
     ),
     "other input": (
         "golden.npz",
         golden_bytes(input__x=None, input__z=np.ones((8, 64), np.float32)),
-        Code.DATA_INVALID,
+        Code.GATE_FAILED,
         "input:z",
     ),
     "other output": (
         "golden.npz",
         golden_bytes(expected__y=None, expected__q=np.ones((8, 64))),
-        Code.DATA_INVALID,
+        Code.GATE_FAILED,
         "expected:q",
     ),
     "no expected": (
         "golden.npz",
         golden_bytes(expected__y=None),
-        Code.DATA_INVALID,
+        Code.GATE_FAILED,
         "nothing",
     ),
-    "too few": ("golden.npz", golden_bytes(7), Code.DATA_INVALID, "8 vectors"),
+    "too few": ("golden.npz", golden_bytes(7), Code.GATE_FAILED, "8 vectors"),
     "not finite": (
         "golden.npz",
         golden_bytes(expected__y=np.full((8, 64), np.nan, np.float32)),
-        Code.DATA_INVALID,
+        Code.GATE_FAILED,
         "finite",
     ),
     "other type": (
         "golden.npz",
         golden_bytes(input__x=np.ones((8, 64), np.float64)),
-        Code.DATA_INVALID,
+        Code.GATE_FAILED,
         "float64",
     ),
     "no json": ("evaluation.json", b"{", Code.MALFORMED, "Evaluation"),
@@ -270,6 +290,8 @@ def test_what_is_wrong_is_refused_by_name_and_leaves_nothing(
     file.unlink()
     if data is not None:
         file.write_bytes(data)
+    if code is Code.GATE_FAILED:
+        vouch_again(home, file.parent)
     before = files(home)
 
     with pytest.raises(RejectedError, match=told) as refusal:
@@ -281,7 +303,7 @@ def test_what_is_wrong_is_refused_by_name_and_leaves_nothing(
 
 
 def test_a_class_without_a_signing_role_is_refused(home: Home, variants: Path) -> None:
-    write_variants(variants, classes=("toaster",))
+    write_variants(variants, classes=("toaster",), home=home)
 
     with pytest.raises(RejectedError, match=r"toaster.*cam, gateway") as refusal:
         release(home, variants)
@@ -306,17 +328,53 @@ def test_an_empty_or_absent_folder_is_refused(home: Home, tmp_path: Path) -> Non
         assert refusal.value.code is Code.NOT_FOUND
 
 
-def test_without_the_class_key_nothing_is_signed_and_nothing_stays(
-    home: Home, variants: Path
+@pytest.mark.parametrize("key", ["absent", "foreign"])
+def test_where_a_class_key_is_elsewhere_the_release_waits_for_it(
+    home: Home, variants: Path, key: str
 ) -> None:
+    signer = (home.keys / "class-gateway.pem").read_bytes()
     (home.keys / "class-gateway.pem").unlink()
+    if key == "foreign":
+        foreign = (home.keys / "targets.pem").read_bytes()
+        (home.keys / "class-gateway.pem").write_bytes(foreign)
     before = files(home)
 
-    with pytest.raises(RejectedError, match=r"class-gateway needs 1") as refusal:
+    with pytest.raises(RejectedError, match=r"model@1 waits") as refusal:
         release(home, variants)
 
-    assert refusal.value.code is Code.NOT_ALLOWED
+    assert refusal.value.code is Code.SIGNATURES_MISSING
     assert files(home) == before
+    (home.keys / "class-gateway.pem").write_bytes(signer)
+    assert sign_here(home).variants.keys() == set(CLASSES)
+
+
+def sign_here(home: Home) -> Release:
+    """Sign the only open request with the keys that are in the home."""
+    repository = Repository(home, ManualClock())
+    (request,) = repository.requests()
+    with repository.exclusive():
+        signatures = {
+            role: [signer.sign(request.metadata[role].signed_bytes)]
+            for role in request.roles
+            for signer in repository.signers(role)
+        }
+        repository.accept(request, signatures)
+    return Catalog(home).release("model@1")
+
+
+def test_a_release_that_waits_keeps_its_counter_to_itself(
+    home: Home, tmp_path: Path
+) -> None:
+    first = write_variants(tmp_path / "first", classes=("gateway",), home=home)
+    second = write_variants(tmp_path / "second", classes=("cam",), home=home)
+    key = home.keys / "class-gateway.pem"
+    key.rename(tmp_path / "gateway.pem")
+    with pytest.raises(RejectedError, match="waits"):
+        release(home, first)
+
+    made = release(home, second, 2)
+
+    assert made.counter == 2
 
 
 @pytest.mark.parametrize("survived", range(4))
@@ -390,7 +448,7 @@ def test_two_processes_do_not_publish_at_once(home: Home, variants: Path) -> Non
     assert release(home, variants).counter == 1
 
 
-@pytest.mark.parametrize("role", ["class-cam", "snapshot", "timestamp"])
+@pytest.mark.parametrize("role", ["snapshot", "timestamp"])
 def test_a_foreign_key_signs_nothing(home: Home, variants: Path, role: str) -> None:
     (home.keys / f"{role}.pem").write_bytes((home.keys / "targets.pem").read_bytes())
     before = files(home)
