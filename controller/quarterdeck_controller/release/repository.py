@@ -48,6 +48,7 @@ from quarterdeck_controller.release.roles import (
     TIMESTAMP,
     class_role,
 )
+from quarterdeck_controller.release.soundness import check_sound
 from quarterdeck_controller.release.witness import anchored
 from quarterdeck_shared.assignment import Target
 from quarterdeck_shared.clock import Clock
@@ -223,12 +224,14 @@ class Repository:
 
         Raises:
             RejectedError: ``CONFLICT`` when it does not follow what is in force, or an
-                open request changes one of the roles; ``NOT_ALLOWED`` or
-                ``HOME_INVALID`` when a key that must be here is not. Nothing was
-                changed.
+                open request changes one of the roles; ``METADATA_INVALID`` when it is
+                of another form than we make; ``NOT_ALLOWED`` or ``HOME_INVALID`` when
+                a key that must be here is not. Nothing was changed.
         """
         chain, attached = self._in_force(), dict(attachments or {})
         check_follows(changed, chain)
+        for role, signed in changed.items():
+            check_sound(role, signed)
         self._check_free(changed)
         metadata = {role: _unsigned(signed) for role, signed in changed.items()}
         self._sign(metadata, chain)
