@@ -226,7 +226,10 @@ class EnrolmentServer:
         given = given_before(token, proven, before, now)  # 6
         if given is None:
             check_key_is_new(records, proven)  # 7
-        records.devices.seal_to(device.id, request.seal_key)
+        if request.seal_key != device.seal_key:
+            records.devices.seal_to(device.id, request.seal_key)
+            # What is assigned to it may hold a key that only its old one opens.
+            records.assignments.sign_again(device.id, now)
         if given is not None:
             return self._authority.chain(given.certificate)
         issued = issue(

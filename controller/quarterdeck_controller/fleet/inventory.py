@@ -15,11 +15,12 @@ likely a typing mistake; a class or tag that no device has yet is not.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from quarterdeck_controller.fleet.authority import check_device_name
 from quarterdeck_controller.store.records import Device
 from quarterdeck_controller.store.store import Records
 from quarterdeck_shared.codes import Code
@@ -96,7 +97,7 @@ def enrol(
     tags: Iterable[str] = (),
     now: datetime,
 ) -> Device:
-    """Record a new device and return it.
+    """Record a new device, which has no certificate yet, and return it.
 
     Raises:
         RejectedError: ``NAME_INVALID``, or ``CONFLICT`` when the id exists.
@@ -109,7 +110,7 @@ def enrol(
 
 
 def known(records: Records, device: str, device_class: str) -> Device:
-    """Return a device that is enrolled already, to write its bundle anew.
+    """Return a device that is there already, to invite it anew.
 
     Raises:
         RejectedError: ``NOT_FOUND``, or ``CONFLICT`` when it is of another class.
@@ -126,24 +127,33 @@ def known(records: Records, device: str, device_class: str) -> Device:
     return found
 
 
+def check_tags(tags: Sequence[str]) -> None:
+    """Refuse tags that no device may have.
+
+    Raises:
+        RejectedError: ``NAME_INVALID``.
+    """
+    for tag in tags:
+        if not is_name(tag):
+            raise RejectedError(Code.NAME_INVALID, f"tag {tag!r}")
+    if len(tags) > MAX_TAGS:
+        raise RejectedError(
+            Code.NAME_INVALID, f"{len(tags)} tags, at most {MAX_TAGS} allowed"
+        )
+
+
 def _check_new(
     records: Records, device: str, device_class: str, tags: Iterable[str]
 ) -> None:
-    named = tuple(tags)
-    for kind, name in (("device id", device), *(("tag", tag) for tag in named)):
-        if not is_name(name):
-            raise RejectedError(Code.NAME_INVALID, f"{kind} {name!r}")
-    if len(named) > MAX_TAGS:
-        raise RejectedError(
-            Code.NAME_INVALID, f"{len(named)} tags, at most {MAX_TAGS} allowed"
-        )
+    check_device_name(device)
+    check_tags(tuple(tags))
     there = records.devices.get(device)
     if there is not None:
         raise RejectedError(
             Code.CONFLICT,
-            f"device {device} was enrolled at {there.enrolled_at:%Y-%m-%d %H:%M} as"
+            f"device {device} was entered at {there.enrolled_at:%Y-%m-%d %H:%M} as"
             f" {there.device_class}, now {device_class} was asked for; take another"
-            " id, or write its bundle anew with --again",
+            " id, or invite it anew with --again",
         )
 
 

@@ -62,9 +62,11 @@ def check(
         RejectedError: As ``create``.
     """
     variants = catalog.release(release).variants
-    cohort = select(records, selector)
+    named = select(records, selector)
+    cohort = tuple(device for device in named if device.revoked_at is None)
     if not cohort:
-        raise RejectedError(Code.NOT_ALLOWED, f"no device matches {selector!r}")
+        which = "no device matches" if not named else "only revoked devices match"
+        raise RejectedError(Code.NOT_ALLOWED, f"{which} {selector!r}")
     classes = {device.device_class for device in cohort}
     if not classes & variants.keys():
         raise RejectedError(

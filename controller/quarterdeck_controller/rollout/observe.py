@@ -53,6 +53,7 @@ def observe(
 ) -> Observed:
     """Return the devices of the cohort and every device the rollout touched.
 
+    A device that was revoked is gone: it is neither waited for nor counted.
     A release that has gone from the catalog has no variants, so that no device gets
     it, yet those that have it can still be taken back.
 
@@ -64,7 +65,7 @@ def observe(
     cohort = {
         it.id for it in Selector.parse(rollout.selector).of(facts.devices.values())
     }
-    wanted = sorted(cohort | facts.members.keys())
+    wanted = sorted((cohort | facts.members.keys()) & facts.devices.keys())
     known = _Known(catalog)
     views = [_view(facts, facts.devices[it], variants, known) for it in wanted]
     evidence = _Evidence.read(records, rollout, policy, facts.members)
@@ -84,7 +85,7 @@ def _variants(catalog: CatalogPort, release: str) -> Mapping[str, VariantPort]:
 def _facts(records: Records, rollout: Rollout) -> _Facts:
     others = [it.id for it in records.rollouts.all(*UNFINISHED) if it.id != rollout.id]
     return _Facts(
-        devices={device.id: device for device in records.devices.all()},
+        devices={it.id: it for it in records.devices.all() if it.revoked_at is None},
         presence=records.presence.all(),
         standings=records.reports.standings(),
         desired=records.assignments.digests(),

@@ -166,6 +166,15 @@ class AssignmentTable:
             [{"of": device} for device in ids],
         )
 
+    def sign_again(self, device: str, now: datetime) -> None:
+        """Have the current assignment of ``device``, if any, count as expiring now."""
+        self.connection.execute(
+            update(assignments)
+            .where(assignments.c.device == device, _is_current())
+            .where(~assignments.c.withdrawn)
+            .values(expires=now)
+        )
+
     def mark_all_unpublished(self) -> None:
         """Note that the broker may have forgotten every assignment."""
         self.connection.execute(
