@@ -76,6 +76,16 @@ class Keeper:
         """The private key of the certificate in use; None without one."""
         return self._held.used.key if self._held.used else None
 
+    def signing_key(self) -> DeviceKey:
+        """Return the private key of the certificate in use.
+
+        Raises:
+            RejectedError: ``NOT_ENROLLED``.
+        """
+        if self.key is None:
+            raise RejectedError(Code.NOT_ENROLLED, "nothing can be signed yet")
+        return self.key
+
     @property
     def generation(self) -> int:
         """Which of the device's certificates is in use; 0 for none."""
