@@ -34,6 +34,7 @@ class Link:
         report: Says what to report now.
         on_assignment: Gets each assignment's envelope, unverified.
         on_news: Called when the controller or the metadata may have changed.
+        on_timestamp: Gets the newest timestamp as it was announced, unverified.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Link:
         report: Callable[[], Reported],
         on_assignment: Callable[[bytes], None],
         on_news: Callable[[], None],
+        on_timestamp: Callable[[bytes], None] = lambda _timestamp: None,
     ) -> None:
         self._bus = bus
         self._device = device
@@ -56,6 +58,7 @@ class Link:
         self._report = report
         self._on_assignment = on_assignment
         self._on_news = on_news
+        self._on_timestamp = on_timestamp
         self._connection = 0
         self._born = False
         self._controller = SessionState(online=False, boot=0, connection=0)
@@ -158,7 +161,8 @@ class Link:
         self._born = False
         self._due.set()
 
-    def _hear_timestamp(self, _message: Message) -> None:
+    def _hear_timestamp(self, message: Message) -> None:
+        self._on_timestamp(message.payload)
         self._on_news()
 
     def _hear_controller(self, message: Message) -> None:

@@ -12,15 +12,15 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
+from quarterdeck_agent.identity.key import DeviceKey
 from quarterdeck_shared import topics
 from quarterdeck_shared.attack import Attack, looks_like
 from quarterdeck_shared.bus.port import Bus
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.dsse import pae, sealed
-from quarterdeck_shared.errors import QuarterdeckError, TransientError
+from quarterdeck_shared.errors import QuarterdeckError, RejectedError, TransientError
 from quarterdeck_shared.patience import wait_at_most
 from quarterdeck_shared.refusal import PAYLOAD_TYPE, Refusal
 
@@ -37,25 +37,6 @@ _MAX_DETAIL = 300
 _AGAIN_S, _KEY_AGAIN_S, _IDLE_S = 1.0, 60.0, 3600.0
 
 log = logging.getLogger(__name__)
-
-
-class DeviceKey(Protocol):
-    """The private key of the device's certificate, wherever it is kept."""
-
-    @property
-    def key_id(self) -> str:
-        """Sha256 of the public key (SubjectPublicKeyInfo, DER), in hex."""
-        ...
-
-    def sign(self, data: bytes) -> bytes:
-        """Return the ECDSA P-256 signature with SHA-256 over ``data``, DER.
-
-        Blocking: a TPM takes tens of milliseconds.
-
-        Raises:
-            QuarterdeckError: The key cannot be used.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +134,7 @@ class Refusals:
     """Signs and publishes what was refused. All methods are called on one loop.
 
     Args:
-        key: Returns the key in force; asked anew for each statement, since keys are
-            renewed. Blocking: it is called in a thread.
+        key: Returns the key in force, which is renewed now and then; None without one.
         standing: Says what the device runs now.
 
     Attributes:
@@ -169,7 +149,7 @@ class Refusals:
         boot: int,
         *,
         clock: Clock,
-        key: Callable[[], DeviceKey],
+        key: Callable[[], DeviceKey | None],
         standing: Callable[[], Standing],
     ) -> None:
         self.newest: Refusal | None = None
@@ -242,17 +222,19 @@ class Refusals:
         return self._ledger.wait_s(self._clock.monotonic())
 
     async def _tell(self, due: Refusal) -> None:
+        key = self._key()
+        if key is None:
+            raise RejectedError(Code.NOT_ENROLLED, "there is no key to sign with")
         self._number += 1
         stated = due.model_copy(update={"number": self._number})
-        envelope = await asyncio.to_thread(_signed, stated, self._key)
+        envelope = await asyncio.to_thread(_signed, stated, key)
         topic = topics.up(self._device, topics.UP_REFUSAL)
         await self._bus.publish(topic, envelope, retain=True)
         self._ledger.told(due, self._clock.monotonic())
         self._keyless = False
 
 
-def _signed(refusal: Refusal, key: Callable[[], DeviceKey]) -> bytes:
+def _signed(refusal: Refusal, key: DeviceKey) -> bytes:
     payload = refusal.encode()
-    signer = key()
-    signature = signer.sign(pae(PAYLOAD_TYPE, payload))
-    return sealed(PAYLOAD_TYPE, payload, {signer.key_id: signature})
+    signature = key.sign(pae(PAYLOAD_TYPE, payload))
+    return sealed(PAYLOAD_TYPE, payload, {key.key_id: signature})

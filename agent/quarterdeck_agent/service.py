@@ -13,18 +13,22 @@ from quarterdeck_agent.identity.keeper import Keeper
 from quarterdeck_agent.link import Link
 from quarterdeck_agent.lock import exclusive
 from quarterdeck_agent.outbox import Outbox
+from quarterdeck_agent.refusals import Refusals, Standing
 from quarterdeck_agent.runtime.server import Server
 from quarterdeck_agent.runtime.sources import DirectorySource, pump
 from quarterdeck_agent.settings import Settings, check_trust, endpoint
-from quarterdeck_agent.status import Status, Trouble, write_status
+from quarterdeck_agent.status import Status, Trouble, refusal_told, write_status
 from quarterdeck_agent.telemetry.collect import Collector
 from quarterdeck_agent.telemetry.send import Sender
+from quarterdeck_agent.update.decide import turned_down
 from quarterdeck_agent.update.fetch import Fetcher
-from quarterdeck_agent.update.lazy import LazyTrust
+from quarterdeck_agent.update.lazy import TRUST, LazyTrust
 from quarterdeck_agent.update.machine import Machine
 from quarterdeck_agent.update.record import Reason, Record
 from quarterdeck_agent.update.slots import Slots
 from quarterdeck_agent.update.unseal import Opener
+from quarterdeck_agent.update.vigil import Vigil
+from quarterdeck_shared.attack import Attack
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Bus, Endpoint
 from quarterdeck_shared.clock import Clock, SystemClock
@@ -65,7 +69,6 @@ class Agent:
         self._clock = clock
         self._boot = secrets.randbits(52)
         self._events = 0
-        self._refusal: Reason | None = None
         chance = secrets.SystemRandom()
         device, state = settings.device, settings.state
         self._capabilities = fingerprint(settings.simulate_isa)
@@ -78,7 +81,32 @@ class Agent:
         self._collector = Collector(self._boot, clock, self._outbox.keep)
         slots = Slots(state, clock, Opener(device, state / "seal.key"))
         self._server = Server(slots, self._collector, clock)
-        self._trust = LazyTrust(settings, self._bus, clock)
+        self._trust = LazyTrust(
+            settings,
+            self._bus,
+            clock,
+            running=lambda: self._machine.record.active,
+            notice=self._note,
+        )
+        self._refusals = Refusals(
+            self._bus,
+            device,
+            self._boot,
+            clock=clock,
+            key=lambda: self._keeper.key,
+            standing=self._standing,
+        )
+        self._vigil = Vigil(
+            self._trust,
+            state / TRUST / "metadata" / "timestamp.json",
+            clock=clock,
+            spread_s=settings.refresh.spread_s,
+            draw=chance.random,
+            connected=lambda: self._bus.connected,
+            controller=lambda: self._link.controller_online,
+            refused=self._note,
+            stale=lambda attack, why: self._note(Code.METADATA_STALE, why, attack),
+        )
         self._link = Link(
             self._bus,
             device,
@@ -88,6 +116,7 @@ class Agent:
             report=self.report,
             on_assignment=self._hear_assignment,
             on_news=self._hear_news,
+            on_timestamp=self._vigil.hear,
         )
         self._machine = Machine(
             slots=slots,
@@ -98,6 +127,7 @@ class Agent:
                 settings.device_class,
                 clock,
                 lambda: self._link.controller_boot,
+                on_invalid=lambda error: self._note(error.code, error.detail),
             ),
             runtime=self._server,
             clock=clock,
@@ -174,6 +204,8 @@ class Agent:
             "machine": self._machine.run(),
             "link": self._link.run(),
             "sender": self._sender.run(),
+            "refusals": self._refusals.run(),
+            "vigil": self._vigil.run(),
             "windows": self._close_windows(),
             "status": self._keep_status(),
         }
@@ -209,14 +241,25 @@ class Agent:
     def _persisted(self, record: Record, why: str) -> None:
         told = record.event.value if record.event is not None else ""
         log.info("step %d: %s -> %s: %s", record.step, told, record.state, why)
-        update = record.update
+        update, given_up = record.update, turned_down(record, why)
+        if given_up is not None:
+            self._refusals.note(given_up.code, given_up.detail)
         self._tell(told, record, update.code if update else None, why)
         self._save_status()
 
-    def _refused(self, reason: Reason) -> None:
-        self._refusal = reason
+    def _refused(self, reason: Reason, envelope: str) -> None:
+        self._refusals.note(reason.code, reason.detail, refused=envelope)
         self._tell("refused", self._machine.record, reason.code, reason.detail)
         self._save_status()
+
+    def _note(self, code: Code, detail: str, attack: Attack | None = None) -> None:
+        self._refusals.note(code, detail, attack=attack)
+        self._save_status()
+
+    def _standing(self) -> Standing:
+        record = self._machine.record
+        active = record.active.digest if record.active else None
+        return Standing(record.sequence, active)
 
     def _tell(self, name: str, record: Record, code: Code | None, why: str) -> None:
         self._events += 1
@@ -282,7 +325,9 @@ class Agent:
             identity=self._keeper.standing,
             broker=_trouble(trouble),
             waiting=_trouble(self._machine.waiting),
-            refused=_trouble(self._refusal),
+            metadata=_trouble(self._vigil.trouble),
+            refused=refusal_told(self._refusals.newest),
+            refusals=self._refusals.count,
             totals=self._collector.totals,
             windows_waiting=len(self._outbox),
             windows_lost=self._outbox.dropped,

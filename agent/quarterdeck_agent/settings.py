@@ -88,6 +88,17 @@ class TelemetrySettings(_Table):
     period_s: float = Field(default=60.0, ge=0.2, le=86_400)
 
 
+class RefreshSettings(_Table):
+    """How a device keeps its signed metadata fresh.
+
+    Attributes:
+        spread_s: News is followed within this, each device at a moment of its own, so
+            that a fleet does not ask at once.
+    """
+
+    spread_s: float = Field(default=300.0, ge=0, le=86_400)
+
+
 class Settings(_Table):
     """Everything an agent is told.
 
@@ -107,6 +118,7 @@ class Settings(_Table):
     root: Path = Path("root.json")
     source: SourceSettings | None = None
     telemetry: TelemetrySettings = TelemetrySettings()
+    refresh: RefreshSettings = RefreshSettings()
 
     @property
     def identity_file(self) -> Path:

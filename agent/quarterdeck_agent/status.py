@@ -10,9 +10,11 @@ from quarterdeck_agent.identity.standing import IdentityStanding
 from quarterdeck_agent.lock import holder
 from quarterdeck_agent.update.record import Record
 from quarterdeck_agent.update.slots import COPY, RECORD
+from quarterdeck_shared.attack import Attack
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
-from quarterdeck_shared.ids import ClassName, DeviceId
+from quarterdeck_shared.ids import ClassName, DeviceId, Sha256
+from quarterdeck_shared.refusal import Refusal
 from quarterdeck_shared.reported import LastUpdate, Reported, Slot
 from quarterdeck_shared.wire import Wire
 
@@ -27,6 +29,19 @@ class Trouble(Wire):
     detail: str
 
 
+class Refused(Trouble):
+    """Something that was refused.
+
+    Attributes:
+        attack: What it looks like; None when it looks like no attack.
+        digest: Of the bytes that were refused, when they were one message.
+    """
+
+    attack: Attack | None = None
+    digest: Sha256 | None = None
+    at: AwareDatetime
+
+
 class Status(Wire):
     """The running agent, as of ``at``.
 
@@ -35,7 +50,9 @@ class Status(Wire):
         identity: Which certificate the device has, and what is wrong with it.
         broker: Why there is no connection; None while connected.
         waiting: What the newest step of the update waits for.
-        refused: The newest assignment that was turned down in this run.
+        metadata: Why signed metadata could not be brought up to date.
+        refused: What was refused last in this run, and what it looks like.
+        refusals: How much was refused in this run, repeats included.
         totals: Requests, errors and labels counted since the start.
         windows_waiting: Windows that the controller has not acknowledged.
         simulated: The agent pretends to run on another kind of CPU.
@@ -53,11 +70,26 @@ class Status(Wire):
     identity: IdentityStanding = IdentityStanding()
     broker: Trouble | None = None
     waiting: Trouble | None = None
-    refused: Trouble | None = None
+    metadata: Trouble | None = None
+    refused: Refused | None = None
+    refusals: int = 0
     totals: dict[str, int] = Field(default_factory=dict)
     windows_waiting: int = 0
     windows_lost: int = 0
     reported: Reported
+
+
+def refusal_told(newest: Refusal | None) -> Refused | None:
+    """Return what the status says of the newest refusal."""
+    if newest is None:
+        return None
+    return Refused(
+        code=newest.code,
+        detail=newest.detail,
+        attack=newest.attack,
+        digest=newest.refused,
+        at=newest.at,
+    )
 
 
 def write_status(state: Path, status: Status) -> None:
@@ -151,10 +183,11 @@ def render(shown: dict[str, object]) -> str:
     ]
     if shown.get("staged"):
         lines.append(f"staged    {_model(shown['staged'])}")
-    for name in ("waiting", "refused"):
+    for name in ("waiting", "metadata", "refused"):
         trouble = shown.get(name)
         if isinstance(trouble, dict):
             lines.append(f"{name:9} {_explained(trouble)}")
+            lines += _suspected(trouble, shown.get("refusals"))
     if isinstance(shown.get("totals"), dict) and shown["totals"]:
         lines.append(f"requests  {_counted(shown['totals'])}")
     lines += [
@@ -237,6 +270,13 @@ def _counted(totals: object) -> str:
 def _explained(trouble: dict[str, object]) -> str:
     told = Trouble.model_validate({n: trouble[n] for n in ("code", "detail")})
     return f"{told.code}: {told.detail}. {told.code.remedy}"
+
+
+def _suspected(trouble: dict[str, object], count: object) -> list[str]:
+    if "attack" not in trouble:
+        return []
+    looks = trouble["attack"] or "no attack"
+    return [f"          looks like {looks}; {count} refused since the start"]
 
 
 def _listed(value: object) -> list[dict[str, str]]:

@@ -218,6 +218,24 @@ def blames_artifact(code: Code) -> bool:
     return code not in (Code.ARTIFACT_INVALID, Code.CHUNK_INVALID)
 
 
+def turned_down(record: Record, why: str) -> Reason | None:
+    """Return what the newest step gave up and why, or None (6.10 to 6.15).
+
+    What was refused while it was judged (6.1 to 6.9) is told by whoever judged it.
+    """
+    update, told = record.update, record.quarantine
+    match record.event:
+        case Event.DAMAGED:
+            return Reason(Code.ARTIFACT_INVALID, why)
+        case Event.REFUSED | Event.FAILED | Event.REVERTED:
+            code = update.code if update is not None else None
+            code = code or (told[-1].code if told else None)
+            is_news = code is not None and code not in AUTHENTIC
+            return Reason(code, why) if code is not None and is_news else None
+        case _:
+            return None
+
+
 def retry_after(attempt: int, draw: float) -> float:
     """Return the seconds to wait after failed attempt ``attempt``, counted from 1.
 

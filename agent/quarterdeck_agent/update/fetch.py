@@ -82,6 +82,8 @@ class Fetcher:
         device_class: str,
         clock: Clock,
         controller_boot: Callable[[], int],
+        *,
+        on_invalid: Callable[[RejectedError], None] = lambda _error: None,
     ) -> None:
         """Prepare.
 
@@ -92,12 +94,14 @@ class Fetcher:
             clock: Measures waits.
             controller_boot: Returns the boot of the controller as last heard, 0 when
                 unknown; it names the count of frames that ``seen`` refers to.
+            on_invalid: Told of the first of a run of wrong chunks, which are dropped.
         """
         self._bus = bus
         self._device = device
         self._device_class = device_class
         self._clock = clock
         self._controller_boot = controller_boot
+        self._on_invalid = on_invalid
         self._transfers: set[_Transfer] = set()
         bus.on_connected(self._ask_again)
 
@@ -128,7 +132,9 @@ class Fetcher:
         parts = PartialArtifact(index, folder)
         try:
             await _in_thread(lambda: parts.open(reuse))
-            transfer = _Transfer(artifact, parts, index.chunk_bytes, self._clock)
+            transfer = _Transfer(
+                artifact, parts, index.chunk_bytes, self._clock, self._on_invalid
+            )
             on_progress(transfer.progress())
             if parts.missing:
                 await self._receive(transfer, stall_s, on_progress)
@@ -192,8 +198,14 @@ class _Transfer:
     """One fetch under way: what came, and what to say of it."""
 
     def __init__(
-        self, artifact: str, parts: PartialArtifact, chunk_bytes: int, clock: Clock
+        self,
+        artifact: str,
+        parts: PartialArtifact,
+        chunk_bytes: int,
+        clock: Clock,
+        on_invalid: Callable[[RejectedError], None],
     ) -> None:
+        self._on_invalid = on_invalid
         self.artifact = artifact
         self.parts = parts
         self.due = asyncio.Event()
@@ -317,6 +329,8 @@ class _Transfer:
     def _count_invalid(self, error: RejectedError) -> None:
         self._invalid += 1
         self._invalid_run += 1
+        if self._invalid_run == 1:
+            self._on_invalid(error)
         log.log(
             logging.WARNING if self._invalid_run == 1 else logging.DEBUG,
             "event=chunk_invalid artifact=%s code=%s: %s",

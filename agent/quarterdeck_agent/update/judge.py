@@ -6,14 +6,18 @@ assignment.
 """
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from quarterdeck_agent.settings import Settings
+from quarterdeck_agent.update.lazy import TRUST
 from quarterdeck_agent.update.metadata import MetadataFetcher
 from quarterdeck_agent.update.ports import Accepted
 from quarterdeck_agent.update.trust import Trust
 from quarterdeck_shared.bus.port import Bus
 from quarterdeck_shared.clock import Clock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.reported import Slot
 
 BUILT = datetime(2026, 1, 1, tzinfo=UTC)
 """No honest clock is earlier."""
@@ -31,23 +35,31 @@ class Judge:
         bus: Bus,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
+        running: Callable[[], Slot | None],
+        notice: Callable[[Code, str], None],
     ) -> None:
         self._fetcher = MetadataFetcher(bus, settings.device, loop)
         starting = asyncio.run_coroutine_threadsafe(self._fetcher.start(), loop)
         starting.result(_START_S)
         self._trust = Trust(
-            settings.state / "trust",
+            settings.state / TRUST,
             device=settings.device,
             device_class=settings.device_class,
             root=settings.root.read_bytes(),
             fetcher=self._fetcher,
             clock=clock,
             built=BUILT,
+            running=running,
+            notice=notice,
         )
 
     def accept(self, envelope: bytes) -> Accepted:
         """Check an assignment's envelope, as ``Trust.accept`` does."""
         return self._trust.accept(envelope)
+
+    def refresh(self) -> None:
+        """Bring signed metadata up to date, as ``Trust.refresh`` does."""
+        self._trust.refresh()
 
     def close(self) -> None:
         """Let go of the thread that waits for an answer."""

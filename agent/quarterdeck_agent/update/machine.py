@@ -77,7 +77,7 @@ class Machine:
         capabilities: Capabilities,
         persisted: Persisted = lambda _record, _why: None,
         acted: Callable[[Record], None] = lambda _record: None,
-        refused: Callable[[Reason], None] = lambda _reason: None,
+        refused: Callable[[Reason, str], None] = lambda _reason, _envelope: None,
     ) -> None:
         self.record = Record()
         self.waiting: Reason | None = None
@@ -350,7 +350,7 @@ class Machine:
     async def _turn_down(self, envelope: bytes, reason: Reason) -> Reason | None:
         log.warning("assignment refused: %s: %s", reason.code, reason.detail)
         self._turned_down = envelope
-        self._refused(reason)
+        self._refused(reason, digest(envelope))
         if reason.code in decide.AUTHENTIC:
             assignment = _payload(envelope)
             await self._changes.put(

@@ -128,7 +128,7 @@ async def running(
         draw=lambda: 0.0,
         capabilities=CAPABILITIES,
         persisted=lambda record, _why: steps.append(record),
-        refused=refusals.append,
+        refused=lambda reason, _envelope: refusals.append(reason),
     )
     machine.restore()
     task = asyncio.create_task(machine.run())
