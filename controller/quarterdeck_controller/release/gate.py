@@ -18,7 +18,7 @@ What was listed before may only go, never change.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tuf.api.metadata import TargetFile, Targets
+from tuf.api.metadata import Signed, TargetFile, Targets
 
 from quarterdeck_controller.optimize.evaluation import (
     MAX_EVALUATION_BYTES,
@@ -28,9 +28,10 @@ from quarterdeck_controller.optimize.measure.machine import machine_isa
 from quarterdeck_controller.optimize.profile import Gate, load_profile, profile_names
 from quarterdeck_controller.optimize.steps import Replayed
 from quarterdeck_controller.release import provenance
+from quarterdeck_controller.release.chain import Chain
 from quarterdeck_controller.release.listings import index_file, listing_of
 from quarterdeck_controller.release.revocation import revoked_in
-from quarterdeck_controller.release.roles import class_role
+from quarterdeck_controller.release.roles import class_role, role_class
 from quarterdeck_controller.release.screening import STRICT, check_golden, check_model
 from quarterdeck_controller.release.statement import Statement
 from quarterdeck_controller.release.trial import Trial, check_replayed, run_once
@@ -273,6 +274,36 @@ class Inspector:
         if self.unseal is None:
             raise _failed(f"{name} is sealed, and its key is not at hand")
         return self.unseal(index, part, data)
+
+
+def examine(
+    changed: Mapping[str, Signed], chain: Chain, read: Read, *, trial: Trial = run_once
+) -> tuple[Examined, ...]:
+    """Return what a change does to class roles; other roles are passed over.
+
+    For whoever is asked to sign it, from the files that came with the request and the
+    metadata in force, which they have verified (``key sign``)::
+
+        for examined in examine(request.changed(), chain, read_attachment):
+            for line in examined.lines(): ...
+
+    Args:
+        changed: The new metadata by role.
+        chain: What is in force.
+        read: The files that go with the change.
+        trial: How each new variant is run once.
+
+    Raises:
+        RejectedError: ``GATE_FAILED`` or ``PROVENANCE_INVALID``: it must not be signed.
+    """
+    inspector = Inspector(chain.targets, trial=trial)
+    found = []
+    for role, after in changed.items():
+        device_class = role_class(role)
+        if device_class is not None and isinstance(after, Targets):
+            before = chain.delegated.get(role)
+            found.append(inspector.role(device_class, before, after, read))
+    return tuple(found)
 
 
 _DISK = frozenset({Code.DISK_FULL, Code.DISK_FAILED})
