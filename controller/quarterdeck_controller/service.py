@@ -27,6 +27,7 @@ from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.enrolment import EnrolmentServer
 from quarterdeck_controller.fleet.listener import Listener
 from quarterdeck_controller.fleet.renewal import RenewalServer
+from quarterdeck_controller.fleet.refusals import RefusalListener
 from quarterdeck_controller.fleet.services import ServiceKeeper
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.monitor.ingest import Ingest
@@ -108,6 +109,7 @@ class Parts:
 
     announcer: Announcer
     listener: Listener
+    refusals: RefusalListener
     ingest: Ingest
     assignments: Assignments
     reconciler: Reconciler
@@ -124,6 +126,7 @@ class Parts:
         loops = {
             "announcer": self.announcer.run(),
             "listener": self.listener.run(),
+            "refusals": self.refusals.run(),
             "ingest": self.ingest.run(),
             "assignments": self.assignments.run(),
             "reconciler": self.reconciler.run(),
@@ -166,6 +169,7 @@ def _assemble(
     return Parts(
         announcer=Announcer(bus, repository, clock, boot=boot),
         listener=Listener(heard, store, clock, on_change=reconciler.wake),
+        refusals=RefusalListener(heard, store, clock),
         ingest=Ingest(heard, store, clock),
         assignments=assignments,
         reconciler=reconciler,
