@@ -266,7 +266,8 @@ class World:
             signers = keys.get(role) or [self.key(role)]
             data = signed(Metadata[Targets](listing), signers)
             (folder / f"{listing.version}.{role}.json").write_bytes(data)
-            snapshot.signed.meta[f"{role}.json"] = MetaFile(listing.version)
+            meta = MetaFile(listing.version, len(data), {"sha256": digest(data)})
+            snapshot.signed.meta[f"{role}.json"] = meta
         snapshot.signed.version = version or current + 1
         data = signed(snapshot, [self.key("snapshot")])
         (folder / f"{snapshot.signed.version}.snapshot.json").write_bytes(data)

@@ -7,11 +7,12 @@ a device and a copy of the home of its own; nothing of an earlier test reaches i
 
 import asyncio
 import random
+import secrets
 import shutil
 import signal
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
 from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import Admission, Grant
-from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.fleet.authority import Authority, Identity
 from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
@@ -31,6 +32,7 @@ from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.server import replies
+from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_controller.release.trial import trusting
 from quarterdeck_controller.transfer.needs import NeedListener
 from quarterdeck_controller.transfer.publisher import Publisher
@@ -46,6 +48,7 @@ from quarterdeck_shared.telemetry.window import Ack, Window
 from quarterdeck_shared.transfer import Need
 from tests.support.attacks import World
 from tests.support.brokers import free_port, until
+from tests.support.identities import device_identity, write_identity
 from tests.support.releases import ManualClock, write_variants
 from tests.support.site import command
 
@@ -74,6 +77,7 @@ class Device:
 
     name: str
     bundle: Path
+    identity: Identity
     agent: "subprocess.Popen[bytes] | None" = None
     answer: Answer | None = None
     states: list[SessionState] = field(default_factory=list)
@@ -128,6 +132,7 @@ class Ground:
     broker: EmbeddedBroker
     bus: MqttBus
     catalog: Catalog
+    authority: Authority
     old: dict[str, bytes] = field(default_factory=dict)
     state: Path | None = None
     devices: dict[str, Device] = field(default_factory=dict)
@@ -136,27 +141,28 @@ class Ground:
     withheld: set[str] = field(default_factory=set)
     extra: dict[str, list[bytes]] = field(default_factory=dict)
     work: set["asyncio.Task[None]"] = field(default_factory=set)
-    names: Iterable[str] = field(default_factory=lambda: iter(_names()))
+    names: Iterator[str] = field(default_factory=lambda: iter(_names()))
 
     # -- devices ------------------------------------------------------------------
 
-    def enrol(self, *, classes: str = CLASS) -> Device:
+    def enrol(self) -> Device:
         """Return the next device, not started, that runs ``model@1`` already."""
-        name = next(iter(self.names))
-        samples = self.folder / "samples"
+        name = next(self.names)
         bundle = write_bundle(
             self.home,
             name,
-            classes,
+            CLASS,
             self.folder / "devices" / name,
             SystemClock(),
-            source=samples,
+            source=self.folder / "samples",
             interval_s=0.03,
             telemetry_period_s=0.2,
         )
         if self.state is not None:
             shutil.copytree(self.state, bundle / "state", dirs_exist_ok=True)
-        device = self.devices[name] = Device(name, bundle)
+        identity = device_identity(self.authority, name, CLASS)
+        write_identity(bundle, identity)
+        device = self.devices[name] = Device(name, bundle, identity)
         return device
 
     def warm_up(self) -> None:
@@ -184,9 +190,9 @@ class Ground:
         """Publish without waiting for it."""
         self.run_beside(self._send(topic, payload, retain=retain))
 
-    def run_beside(self, work: "asyncio.Future[None] | object") -> None:
+    def run_beside(self, work: Coroutine[object, object, None]) -> None:
         """Have ``work`` done while the test goes on."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        task = asyncio.create_task(work)
         self.work.add(task)
         task.add_done_callback(self.work.discard)
 
@@ -238,7 +244,8 @@ class Ground:
 
     def honest(self, request: MetadataRequest) -> Iterable[bytes]:
         """Answer as the real controller does, from the home that nobody changed."""
-        data = Repository(self.home, SystemClock()).read(request.name)
+        clock = SystemClock()
+        data = Timekeeper(Repository(self.home, clock), clock).read(request.name)
         return [reply.encode() for reply in replies(request.id, data)]
 
     def read_chunk(self, artifact: str, number: int) -> bytes | None:
@@ -359,8 +366,9 @@ async def hostile_ground(folder: Path, kind: str = "nats") -> AsyncIterator[Grou
     endpoint = broker.endpoint(
         home.authority / "controller.pem", home.authority / "controller.key"
     )
-    bus = MqttBus(endpoint, "controller", clock=clock, rng=random.Random(1))
-    ground = Ground(folder, home, broker, bus, Catalog(home))
+    client = secrets.token_hex(16)
+    bus = MqttBus(endpoint, client, clock=clock, rng=random.Random(1))
+    ground = Ground(folder, home, broker, bus, Catalog(home), authority)
     publisher = Publisher(
         bus,
         ground.read_chunk,

@@ -1,25 +1,36 @@
 """One attack: a device under it, and what the device must run and say afterwards."""
 
 import base64
+import copy
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root, Targets
 
 from quarterdeck_agent.status import read_status
 from quarterdeck_controller.home import Home
+from quarterdeck_controller.release.catalog import Variant
 from quarterdeck_controller.release.server import replies
+from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_shared import topics
+from quarterdeck_shared.assignment import Target
+from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.dsse import Sealed
 from quarterdeck_shared.events import StepEvent
 from quarterdeck_shared.metadata import MetadataRequest
 from quarterdeck_shared.refusal import Refusal
 from quarterdeck_shared.reported import LastUpdate, Reported
-from tests.support.attacks import World
+from tests.support.attacks import World, sealed, signed
 from tests.support.brokers import until
-from tests.support.hostile import BRIEF, PATIENCE_S, Device, Ground, present
+from tests.support.hostile import BRIEF, CLASS, PATIENCE_S, Device, Ground, present
+from tests.support.identities import device_identity, write_identity
 
 SECOND = "model@2"
+
+Keys = tuple[CryptoSigner, ...]
 
 
 class Siege:
@@ -37,15 +48,25 @@ class Siege:
         shutil.copytree(ground.home.path, folder / "home", ignore=_not_served)
         home = Home.open(folder / "home")
         self.world = World(folder, home=home, clock=present())
+        self.world.catalog = ground.catalog  # whatever becomes of the copy
+        self._keeper = Timekeeper(self.world.repository, SystemClock())
         device.answer = self._answer
-        self._sequence = 10
+        self._heard = 0
 
     # -- what the attacker does --------------------------------------------------------
 
     def assign(self, sequence: int = 10, **changes: object) -> bytes:
         """Return a good assignment of ``model@2`` for the device, with ``changes``."""
+        payload = self.payload(sequence, **changes)
+        return sealed(payload, self.world.key("director"))
+
+    def payload(
+        self, sequence: int = 10, *, version: int = 2, **changes: object
+    ) -> bytes:
+        """Return the bytes that the director would sign."""
         given: dict[str, object] = {"device": self.device.name, "probation": BRIEF}
-        return self.world.assign(sequence, version=2, **(given | changes))
+        fields = given | changes
+        return self.world.assignment(sequence, version=version, **fields).encode()
 
     async def send(self, envelope: bytes, *, device: str | None = None) -> None:
         """Publish an assignment, retained, as the controller does."""
@@ -69,29 +90,164 @@ class Siege:
             return "timestamp.json"
         return f"{chain.signed()[role].version}.{role}.json"
 
+    async def accepts(self, sequence: int = 2) -> None:
+        """Have the device accept the repository as it is served, running as before."""
+        await self.send(self.first(sequence))
+        await self.outcome(sequence, "committed")
+
+    async def renewed(self) -> None:
+        """Have every role signed anew, in a version that no device has seen."""
+        chain = self.world.repository.chain()
+        self.world.resign({"targets": chain.targets, **chain.delegated})
+
+    async def recovers(self, *roles: str) -> None:
+        """Replace stolen keys of the root's roles, and let the honest one in."""
+        self.world.rotate(*roles)
+        self.world.resign()
+        await self.heals()
+
+    def first(self, sequence: int) -> bytes:
+        """Return a good assignment of ``model@1``."""
+        return self.assign(sequence, version=1)
+
+    def role(self, name: str) -> Targets:
+        """Return the newest metadata of ``targets`` or a delegated role."""
+        chain = self.world.repository.chain()
+        return chain.targets if name == "targets" else chain.delegated[name]
+
+    def restore(self, files: Mapping[str, bytes]) -> None:
+        """Put these files into the home again."""
+        for name, data in files.items():
+            self.publish(name, data)
+
+    def replace_director(self) -> None:
+        """Give the director a new key, which the home holds from then on."""
+        key = CryptoSigner.generate_ed25519()
+        self.redelegate("director", key)
+        (self.world.home.keys / "director.pem").write_bytes(key.private_bytes)
+
+    def permit_downgrade(self, release: str) -> None:
+        """Have the class role permit to go back to ``release``."""
+        path = self.world.catalog.release(release).variants["cam"].target.path
+        listing = self.role("class-cam")
+        custom = listing.targets[path].unrecognized_fields["custom"]
+        custom["downgrade"] = "by hand"
+        self.world.resign({"class-cam": listing})
+
+    def swap_identity(self, other: str) -> None:
+        """Put the identity of another device in the place of this one's."""
+        identity = device_identity(self.ground.authority, other, CLASS)
+        write_identity(self.device.bundle, identity)
+
+    def listed_anew(self, release: str, *, version: int) -> Target:
+        """Have the class role list a release's index under another version, too."""
+        variant = self.world.catalog.release(release).variants["cam"]
+        path = f"classes/cam/model-{version}.idx"
+        listing = self.role("class-cam")
+        file = copy.deepcopy(listing.targets[variant.target.path])
+        listing.targets[path] = file
+        self.world.resign({"class-cam": listing})
+        return variant.target.model_copy(update={"path": path})
+
+    def next_root(
+        self, change: Callable[[Root], None], *names: str, extra: Keys = ()
+    ) -> tuple[str, bytes]:
+        """Return the next root, changed, under its name, signed by the named keys."""
+        root = copy.deepcopy(self.world.repository.chain().root)
+        root.version += 1
+        change(root)
+        keys = (*self.world.root_keys(*names), *extra)
+        return f"{root.version}.root.json", signed(Metadata[Root](root), keys)
+
+    def publish(self, name: str, data: bytes) -> None:
+        """Put a file into the home, as if the fleet's key holders had."""
+        (self.world.home.repository / name).write_bytes(data)
+
+    def redelegate(self, role: str, *keys: CryptoSigner, threshold: int = 1) -> None:
+        """Give a delegated role these keys, as the holder of the targets key would."""
+        chain = self.world.repository.chain()
+        delegations = chain.targets.delegations
+        assert delegations is not None
+        assert delegations.roles is not None
+        for old in tuple(delegations.roles[role].keyids):
+            chain.targets.revoke_key(old, role)
+        for key in keys:
+            chain.targets.add_key(key.public_key, role)
+        delegations.roles[role].threshold = threshold
+        changed = {"targets": chain.targets, role: chain.delegated[role]}
+        self.world.resign(changed, keys={role: keys})
+
+    # -- what lies on the device's disk ------------------------------------------------
+
+    def slot(self, release: str) -> Path:
+        """Return the folder of a release on the device."""
+        artifact = self.world.catalog.release(release).variants["cam"].artifact
+        return self.device.state / "slots" / artifact
+
+    def spoil(self, release: str, name: str) -> None:
+        """Turn one bit of a file in a slot."""
+        file = self.slot(release) / name
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+
+    def part(self, release: str, name: str) -> bytes:
+        """Return a part of a release as it was signed."""
+        variant = self.world.catalog.release(release).variants["cam"]
+        data = self.world.catalog.read_part(variant, name)
+        assert data is not None
+        return data
+
+    def nothing_wrong_on_disk(self, release: str) -> None:
+        """Check that no byte of a release came to lie in a slot that was not signed."""
+        folder = self.slot(release)
+        if not folder.is_dir():
+            return
+        signed = {it.name: it for it in self._variant(release).index.parts}
+        for file in folder.iterdir():
+            if file.name in signed:
+                data, whole = file.read_bytes(), self.part(release, file.name)
+                pieces = range(0, len(data), 1024)
+                right = {whole[at : at + 1024] for at in range(0, len(whole), 1024)}
+                right |= {bytes(1024), bytes(len(whole) % 1024)}
+                assert all(data[at : at + 1024] in right for at in pieces)
+
+    def foreign_root(self) -> bytes:
+        """Return a root that other keys signed."""
+        keys = [CryptoSigner.generate_ed25519() for _ in range(3)]
+        root = copy.deepcopy(self.world.repository.chain().root)
+        for role in root.roles:
+            for old in tuple(root.roles[role].keyids):
+                root.revoke_key(old, role)
+            for key in keys:
+                root.add_key(key.public_key, role)
+        return signed(Metadata[Root](root), keys)
+
     # -- what the device must say and run ----------------------------------------------
 
-    async def refuses(self, *codes: Code, within_s: float = PATIENCE_S) -> StepEvent:
+    async def refuses(self, *codes: Code, running: str = "model@1") -> StepEvent:
         """Wait for the refusal, told as an event and signed; return the event.
 
-        The device must not have changed what it runs.
+        The device must go on running what it ran.
         """
 
         def told() -> list[StepEvent]:
-            return [it for it in self.device.events if it.code is not None]
+            new = self.device.events[self._heard :]
+            return [it for it in new if it.code is not None]
 
         def said() -> str:
             seen = [f"{it.event} {it.code} {it.detail}" for it in self.device.events]
             return f"{codes}; it said {seen}\n{self.device.log()[-1500:]}"
 
         try:
-            await until(told, "a refusal", timeout_s=within_s)
+            await until(told, "a refusal", timeout_s=PATIENCE_S)
         except AssertionError as error:
             raise AssertionError(said()) from error
         event = told()[-1]
+        self._heard = len(self.device.events)
         assert event.code in codes, said()
         assert event.event in {"refused", "failed"}, said()
-        await self.runs("model@1")
+        await self.runs(running)
         return event
 
     async def runs(self, release: str) -> None:
@@ -113,6 +269,28 @@ class Siege:
         assert self.reported.active is not None
         assert self.reported.active.release == release
         assert self.reported.active.digest == artifact
+
+    async def serves_nothing(self) -> None:
+        """Wait until the device is back and says that no worker answers.
+
+        Nothing that was tampered with may have answered a request in between.
+        """
+        boots = len(self.device.states)
+        windows = len(self.device.windows)
+        await until(
+            lambda: len(self.device.states) > boots and self.status().get("connected"),
+            "the device back",
+            timeout_s=PATIENCE_S,
+        )
+        await until(
+            lambda: "artifact_invalid" in self.device.log(),
+            "the damage noticed",
+            timeout_s=PATIENCE_S,
+        )
+        assert not self.status()["serving"]
+        boot = self.device.states[-1].boot
+        new = [it for it in self.device.windows[windows:] if it.boot == boot]
+        assert not any(window.requests > window.errors for window in new)
 
     @property
     def reported(self) -> Reported:
@@ -162,8 +340,13 @@ class Siege:
         """Return what the device has stated, as it is in the envelopes."""
         return [_payload(data) for data in self.device.refusals]
 
+    def _variant(self, release: str) -> Variant:
+        return self.world.catalog.release(release).variants["cam"]
+
     def _answer(self, request: MetadataRequest) -> Iterable[bytes]:
-        data = self.world.broker.answer(request.name)
+        name = request.name
+        told = self._keeper.read(name) if name.startswith("time/") else None
+        data = told or self.world.broker.answer(name)
         return [reply.encode() for reply in replies(request.id, data)]
 
 
