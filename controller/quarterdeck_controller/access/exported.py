@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from quarterdeck_controller.access.verify import Witness
 from quarterdeck_controller.store.ledger import START, Head, Raw, digest_of
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -70,11 +69,6 @@ def head_in(value: object) -> Head | None:
             return Head(number, sha256)
         case _:
             return None
-
-
-def exported_witness(exported: Exported, where: str) -> Witness:
-    """Return what an exported log vouches for."""
-    return Witness(where, exported.head)
 
 
 def _row(line: bytes, following: int) -> Raw:

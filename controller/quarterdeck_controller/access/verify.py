@@ -33,14 +33,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """A head that was kept outside the log.
+    """A head that the log is held against.
 
     Attributes:
         where: What holds it, for people.
+        outside: It was kept elsewhere: whoever changed the log could not change it.
     """
 
     where: str
     head: Head
+    outside: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,6 @@ class _Examination:
     backwards: list[int] = field(default_factory=list)
     latest: str = ""
 
-    def __post_init__(self) -> None:
-        self.awaited = {it.head.number: it for it in self.witnesses}
-
     def take(self, row: Raw) -> None:
         following = row.number == self.before.number + 1
         if not following:
@@ -138,7 +137,8 @@ class _Examination:
     def _compare(self, row: Raw, witness: Witness) -> None:
         kept = witness.head.sha256
         if row.digest == kept.encode():
-            self.witnessed = max(self.witnessed, row.number)
+            if witness.outside:
+                self.witnessed = max(self.witnessed, row.number)
             return
         has = row.digest.decode("ascii", "replace") if row.digest else ""
         self._fault(

@@ -18,7 +18,6 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from quarterdeck_controller.access.exported import as_json as head_as_json
 from quarterdeck_controller.access.exported import (
     export_lines,
-    exported_witness,
     head_in,
     read_export,
 )
@@ -167,7 +166,8 @@ def _of_file(file: Path, given: list[Path], root: Path | None) -> Findings:
     trusted = () if root is None else (_read(root),)
     exported = read_export(_read(file), str(file))
     kept = [_witness(it, trusted) for it in given]
-    return _examined(exported.rows, [exported_witness(exported, "its end"), *kept])
+    end = Witness("its last line", exported.head, outside=False)
+    return _examined(exported.rows, [end, *kept])
 
 
 def _signed(fleet: Opened) -> Iterator[Witness]:
@@ -199,7 +199,7 @@ def _witness(file: Path, trusted: tuple[bytes, ...]) -> Witness:
             )
         return witness(data, trusted, str(file))
     exported = read_export(data, str(file))
-    kept = exported_witness(exported, str(file))
+    kept = Witness(str(file), exported.head)
     _refuse(examine(exported.rows, [kept]), f"{file} itself: ")
     return kept
 

@@ -84,7 +84,7 @@ def add(
             now, first = fleet.clock.now(), not records.operators.exist()
             fresh = _fresh(fleet, name, good_for, _folder(certificate, out_dir, name))
             made = operators.add(records, name, role, fresh.lent, now)
-            fleet.audit(f"operator:{name}", **_told(made))
+            fleet.audit(f"operator:{name}", what="add", **_told(made))
     _give(made, fresh, as_json=as_json)
     if first:
         err.print(
@@ -157,7 +157,7 @@ def role_(
         was = operators.get(records, name).role
         now = fleet.clock.now()
         changed = operators.change_role(records, name, role, now)
-        fleet.audit(f"operator:{name}", role=role, was=was)
+        fleet.audit(f"operator:{name}", what="role", role=role, was=was)
     _say(changed, now, f"{name} is {role} now; was {was}", as_json=as_json)
 
 
@@ -172,7 +172,7 @@ def revoke(
     ):
         now = fleet.clock.now()
         revoked = operators.revoke(records, name, now)
-        fleet.audit(f"operator:{name}", revoked=True)
+        fleet.audit(f"operator:{name}", what="revoke")
     _say(revoked, now, f"{name} is revoked", as_json=as_json)
 
 
@@ -195,7 +195,7 @@ def renew(
         operators.current(records, name)
         fresh = _fresh(fleet, name, good_for, _folder(certificate, out_dir, name))
         renewed = operators.renew(records, name, fresh.lent)
-        fleet.audit(f"operator:{name}", **_told(renewed))
+        fleet.audit(f"operator:{name}", what="renew", **_told(renewed))
     _give(renewed, fresh, as_json=as_json)
 
 
@@ -219,7 +219,7 @@ def recover(
         fresh = _fresh(fleet, name, good_for, None)
         now = fleet.clock.now()
         recovered = operators.recover(records, name, fresh.lent, now)
-        fleet.audit(f"operator:{name}", **_told(recovered))
+        fleet.audit(f"operator:{name}", what="recover", **_told(recovered))
     _give(recovered, fresh, as_json=as_json)
 
 
@@ -329,7 +329,10 @@ def _give(operator: Operator, fresh: _Fresh, *, as_json: bool) -> None:
         )
         return
     until = _moment(operator.expires_at)
-    out.print(f"[bold]{operator.name}[/] is {operator.role} until {until} UTC.")
+    article = "an" if operator.role[0] in "ao" else "a"
+    out.print(
+        f"[bold]{operator.name}[/] is {article} {operator.role} until {until} UTC."
+    )
     if fresh.token is not None:
         out.print("The token, shown this once:\n")
         out.print(f"  {fresh.token}\n", markup=False)
