@@ -10,6 +10,7 @@ from quarterdeck_controller.access.roles import Act
 from quarterdeck_controller.cli.opened import Opened, ago, opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import out, print_json, print_table
+from quarterdeck_controller.cli.refused import print_refusals, refusals_json
 from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.fleet.inventory import enrol, known, select
 from quarterdeck_controller.fleet.presence import duplicate
@@ -131,10 +132,14 @@ def show(
         details = _details(records, it, now)
         events = records.events.of(device, limit=10)
         report = records.reports.get(device)
+        refused = records.refusals.of(device)
     if as_json:
         told = [_event(event) for event in events]
         machine = report.reported.capabilities.model_dump(mode="json") if report else {}
-        print_json({**details, "capabilities": machine, "events": told})
+        refusals = refusals_json(refused)
+        print_json(
+            {**details, "capabilities": machine, "events": told, "refusals": refusals}
+        )
         return
     for key, value in details.items():
         if key != "v":
@@ -155,6 +160,7 @@ def show(
                 for it in events
             ],
         )
+    print_refusals(refused, now)
 
 
 def _check_class(fleet: Opened, device_class: str) -> None:
