@@ -414,6 +414,11 @@ class Code(StrEnum):
         "The name cannot be used.",
         "Use lower-case letters, digits and inner hyphens, 64 at most.",
     )
+    LIST_INVALID = (
+        "list_invalid",
+        "The list of devices cannot be used; nothing was changed.",
+        "Mend the lines that the detail names, and give it again.",
+    )
     SELECTOR_INVALID = (
         "selector_invalid",
         "The selector makes no sense.",

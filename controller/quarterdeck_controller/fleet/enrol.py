@@ -159,6 +159,20 @@ def agent_toml(
     return "\n".join(lines) + "\n"
 
 
+def check_folder(out: Path) -> None:
+    """Refuse a folder that something is in.
+
+    Raises:
+        RejectedError: ``CONFLICT``.
+    """
+    if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
+        return
+    if out.exists() or out.is_symlink():
+        raise RejectedError(
+            Code.CONFLICT, f"{out} exists and is not an empty folder; name another"
+        )
+
+
 def _check(out: Path, device_class: str, settings: Settings) -> None:
     if device_class not in settings.classes:
         raise RejectedError(
@@ -166,12 +180,7 @@ def _check(out: Path, device_class: str, settings: Settings) -> None:
             f"class {device_class} has no signing role in this fleet; "
             f"these have: {', '.join(settings.classes)}",
         )
-    if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
-        return
-    if out.exists() or out.is_symlink():
-        raise RejectedError(
-            Code.CONFLICT, f"{out} exists and is not an empty folder; name another"
-        )
+    check_folder(out)
 
 
 def _simulation(isa: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Shut devices out, and give their names to new hardware.
 
-Both only write the store, so that they work while no controller runs: the one that runs,
-or that is started next, carries them out at the broker (``admission.py``).
+Both only write the store, so that they work while no controller runs: the one that
+runs, or that is started next, carries them out at the broker (``admission.py``).
 """
 
 from datetime import datetime
