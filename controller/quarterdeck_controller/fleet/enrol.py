@@ -80,10 +80,7 @@ def write_bundle(
         ROOT: Repository(home, clock).newest_root(),
         "agent.toml": agent_toml(device_id, device_class, settings, options).encode(),
     }
-    secret = {}
-    if invitation is not None:
-        secret = {CLAIM: invitation.claim_pem, TOKEN: f"{invitation.token}\n".encode()}
-    write_folder(out, files, secret)
+    write_folder(out, files, _secrets(invitation) if invitation else {})
     return out
 
 
@@ -112,6 +109,31 @@ def write_folder(
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_secrets(folder: Path, invitation: Invitation) -> None:
+    """Write token and claim alone into ``folder``, over those that were there.
+
+    Raises:
+        RejectedError: ``DISK_FULL`` or ``DISK_FAILED``.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name, data in _secrets(invitation).items():
+            write_durable(folder / name, data, mode=0o600)
+    except OSError as error:
+        raise RejectedError(
+            disk_code(error), f"{folder} cannot be written: {error.strerror}"
+        ) from error
+
+
+def discard(folder: Path) -> None:
+    """Remove what ``write_folder`` has written, when it cannot be used after all."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _secrets(invitation: Invitation) -> dict[str, bytes]:
+    return {CLAIM: invitation.claim_pem, TOKEN: f"{invitation.token}\n".encode()}
 
 
 def agent_toml(
