@@ -17,12 +17,11 @@ from quarterdeck_agent.settings import Settings as AgentSettings
 from quarterdeck_agent.settings import load_settings
 from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.enrol import write_bundle
-from quarterdeck_controller.fleet.inventory import enrol
+from quarterdeck_controller.fleet.inventory import enrol, known
 from quarterdeck_controller.fleet.tokens import invite
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
 from quarterdeck_controller.service import serve
-from quarterdeck_controller.store.records import Device
 from quarterdeck_controller.store.store import Records, Store
 from quarterdeck_shared.clock import SystemClock
 from tests.support.brokers import free_port
@@ -53,14 +52,13 @@ class Fleet:
         authority = Authority.open(self.home.authority, clock)
         with self.records() as records:
             now = clock.now()
-            known: list[Device] = []
-            for device in devices:
-                if not again:
-                    enrol(records, device, CLASS, tags=(), now=now)
-                found = records.devices.get(device)
-                assert found is not None
-                known.append(found)
-            given = invite(records, authority, known, now=now)
+            those = [
+                known(records, it, CLASS)
+                if again
+                else enrol(records, it, CLASS, tags=(), now=now)
+                for it in devices
+            ]
+            given = invite(records, authority, those, now=now)
         return [
             write_bundle(
                 self.home,
@@ -78,8 +76,8 @@ class Fleet:
         """Have the controller, and its broker, run."""
         up = asyncio.Event()
 
-        def ready(_where: str, *, connected: bool) -> None:
-            assert connected
+        def ready(where: str, *, connected: bool) -> None:
+            assert connected, where
             up.set()
 
         self.serving = asyncio.create_task(

@@ -18,8 +18,6 @@ state = "state"
 host = "localhost"
 port = 8883
 ca = "ca.pem"
-certificate = "certificate.pem"
-key = "key.pem"
 
 [source]
 path = "samples"
@@ -36,7 +34,11 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, GOOD))
 
     assert settings.state == tmp_path / "state"
-    assert settings.broker.key == tmp_path / "key.pem"
+    assert settings.broker.ca == tmp_path / "ca.pem"
+    assert settings.identity_file == settings.key_file
+    assert settings.identity_file == tmp_path / "state" / "identity.pem"
+    assert settings.enrolment.claim == tmp_path / "claim.pem"
+    assert settings.enrolment.token == tmp_path / "token"
     assert settings.root == tmp_path / "root.json"
     assert settings.source is not None
     assert settings.source.path == tmp_path / "samples"
@@ -51,6 +53,9 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (("[source]", "[sources]"), "sources"),
         (("[broker]", "[broker"), "not TOML"),
         (("[source]", "[source]\ninterval_s = -1"), "source.interval_s"),
+        (('ca = "ca.pem"', 'key = "key.pem"'), "broker.key is no setting"),
+        (("[source]", '[identity]\nkeys = "k"\n[source]'), "identity.keys"),
+        (('ca = "ca.pem"', 'ca = "${NOT_SET_HERE}/ca"'), "NOT_SET_HERE is not set"),
     ],
 )
 def test_a_wrong_line_is_named(
@@ -63,6 +68,24 @@ def test_a_wrong_line_is_named(
 
     assert caught.value.code is Code.SETTINGS_INVALID
     assert word in caught.value.detail
+
+
+def test_a_service_manager_may_tell_where_credentials_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/agent")
+    text = """
+        [identity]
+        key = "${CREDENTIALS_DIRECTORY}/key"
+        [enrolment]
+        token = "${CREDENTIALS_DIRECTORY}/token"
+    """
+
+    settings = load_settings(write(tmp_path, GOOD + text))
+
+    assert settings.key_file == Path("/run/credentials/agent/key")
+    assert settings.enrolment.token == Path("/run/credentials/agent/token")
+    assert settings.identity_file == tmp_path / "state" / "identity.pem"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
