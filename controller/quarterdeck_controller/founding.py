@@ -3,7 +3,9 @@
 import glob
 import json
 import os
+import re
 import shutil
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,6 +230,36 @@ def render(settings: Settings) -> str:
         _optional("password_file", broker.password_file),
     ]
     return "\n".join(lines) + "\n"
+
+
+_CLASSES = re.compile(r"^classes\s*=\s*\[[^\]]*\]", re.MULTILINE)
+
+
+def add_class_to_settings(home: Home, device_class: str) -> None:
+    """Name a further class in ``settings.toml``, and change nothing else there.
+
+    Raises:
+        RejectedError: ``HOME_INVALID`` when the line cannot be found; ``DISK_FULL`` or
+            ``DISK_FAILED`` when it cannot be written.
+    """
+    old = home.settings()
+    if device_class in old.classes:
+        return
+    classes = (*old.classes, device_class)
+    line = f"classes = [{', '.join(_quoted(name) for name in classes)}]"
+    text = _CLASSES.sub(line, home.settings_file.read_text("utf-8"), count=1)
+    new = old.model_copy(update={"classes": classes})
+    if Settings.model_validate(tomllib.loads(text)) != new:
+        raise RejectedError(
+            Code.HOME_INVALID,
+            f"{home.settings_file}: write the line yourself: {line}",
+        )
+    try:
+        write_durable(home.settings_file, text.encode())
+    except OSError as error:
+        raise RejectedError(
+            disk_code(error), f"{home.settings_file}: {error.strerror}"
+        ) from error
 
 
 def _quoted(text: str) -> str:

@@ -5,6 +5,7 @@ token (``keyfile``). Names of files mean nothing to signing: signed metadata say
 id which keys may sign for a role.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from securesystemslib.signer import CryptoSigner, Key, Signer
 
 from quarterdeck_controller.release.chain import Quorum
 from quarterdeck_controller.release.keyfile import KeyFile, Secrets, from_environment
+from quarterdeck_controller.release.roles import NAME_FIELD, ROOT
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
 from quarterdeck_shared.errors import RejectedError
@@ -42,11 +44,13 @@ class KeyFolder:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         signer = CryptoSigner.generate_ed25519()
         write_durable(self.file(name), signer.private_bytes, mode=0o600)
+        signer.public_key.unrecognized_fields[NAME_FIELD] = name
         return signer.public_key
 
     def free_name(self, role: str) -> str:
         """Return a name for a further key of ``role`` that no file here has."""
-        names = (role, *(f"{role}-{number}" for number in range(2, 10_000)))
+        numbered = (f"{role}-{number}" for number in itertools.count(2))
+        names = itertools.chain([] if role == ROOT else [role], numbered)
         return next(name for name in names if not self.file(name).exists())
 
     def file(self, name: str) -> Path:

@@ -158,6 +158,24 @@ class Repository:
         """Return the newest signed root, the trust anchor of a new device."""
         return self._present(f"{self.chain().root.version}.root.json")
 
+    def in_force(self) -> dict[str, bytes]:
+        """Return every file that leads from the first root to what is in force.
+
+        Raises:
+            RejectedError: As ``chain``.
+        """
+        if not self.has_begun():
+            return {}
+        chain = self.chain()
+        names = [f"{it}.root.json" for it in range(1, chain.root.version + 1)]
+        names.append("timestamp.json")
+        names += [
+            f"{signed.version}.{role}.json"
+            for role, signed in chain.signed().items()
+            if role not in (ROOT, TIMESTAMP)
+        ]
+        return {name: self._present(name) for name in names}
+
     def signers(self, role: str) -> tuple[Signer, ...]:
         """Return as many of the keys in force as signing for ``role`` needs.
 
@@ -186,7 +204,7 @@ class Repository:
             RejectedError: ``CONFLICT`` when it was made from metadata that is no longer
                 in force.
         """
-        chain = self._in_force()
+        chain = self._chain_if_begun()
         _check_base(request, chain)
         return _lacks(request.metadata, chain)
 
@@ -228,7 +246,7 @@ class Repository:
                 of another form than we make; ``NOT_ALLOWED`` or ``HOME_INVALID`` when
                 a key that must be here is not. Nothing was changed.
         """
-        chain, attached = self._in_force(), dict(attachments or {})
+        chain, attached = self._chain_if_begun(), dict(attachments or {})
         check_follows(changed, chain)
         for role, signed in changed.items():
             check_sound(role, signed)
@@ -252,7 +270,7 @@ class Repository:
             RejectedError: ``SIGNATURE_INVALID`` for one that does not fit, ``CONFLICT``
                 when the request was made from metadata that is no longer in force.
         """
-        chain = self._in_force()
+        chain = self._chain_if_begun()
         _check_base(request, chain)
         grown = _with_signatures(request, signatures, chain)
         request = self._requests.keep(request, grown)
@@ -350,7 +368,7 @@ class Repository:
             opened += [outcome.id] if isinstance(outcome, Request) else []
         return tuple(opened)
 
-    def _in_force(self) -> Chain | None:
+    def _chain_if_begun(self) -> Chain | None:
         return self.chain() if self.has_begun() else None
 
     def _present(self, name: str) -> bytes:
