@@ -23,6 +23,7 @@ NOUNS = MappingProxyType(
         "init": "Make a fleet home: keys, certificates, repository, database.",
         "model": "Quantize, inspect and evaluate models.",
         "class": "Show the device classes and their target profiles.",
+        "key": "Who signs what: keys, requests, signatures, expiries.",
         "release": "Sign variants and list what is released.",
         "device": "Enrol devices and see how they are.",
         "serve": "Run the controller and, by default, its broker.",
