@@ -4,7 +4,9 @@ Handlers put messages into one bounded queue; when it is full the newest is drop
 and its device is asked to say its state again, so nothing is lost that matters. The
 queue is written to the store in batches, in a thread. A device that speaks without
 a known birth is asked for one, and after the controller's own session comes up every
-device that the store believes online has to show that it is.
+device that the store believes online has to show that it is. A device that came with
+another boot while the one before is believed there is asked as well, and as long as
+two answer: they are two agents with one identity.
 """
 
 import asyncio
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from quarterdeck_controller.fleet.presence import hear
-from quarterdeck_controller.fleet.writer import Writer
+from quarterdeck_controller.fleet.writer import Writer, Written
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Bus, Message
@@ -25,6 +27,11 @@ QUEUE = 20_000
 BATCH = 500
 REBIRTH_EVERY_S = 30.0
 """A device is asked for its birth at most once in this time."""
+
+RIVALS_EVERY_S = 5.0
+DUPLICATES_EVERY_S = 60.0
+RIVALS_AT_ONCE = 500
+"""Contested devices asked at a time: after a power cut the whole fleet is."""
 
 _LEAVES = (topics.UP_STATE, topics.UP_REPORTED, topics.UP_EVENT)
 _log = logging.getLogger(__name__)
@@ -41,6 +48,7 @@ class Listener:
         *,
         on_change: Callable[[], None] = lambda: None,
         answer_s: float = 10.0,
+        rivals_s: float = RIVALS_EVERY_S,
     ) -> None:
         """Take the parts.
 
@@ -51,15 +59,18 @@ class Listener:
             on_change: Called on the loop after something a plan depends on changed.
             answer_s: How long a device believed online may take to say so after our
                 session came up, and again after it was asked.
+            rivals_s: How often devices with two boots are asked to show themselves.
         """
         self._bus = bus
         self._store = store
         self._clock = clock
         self._on_change = on_change
         self._answer_s = answer_s
+        self._rivals_s = rivals_s
         self._queue: asyncio.Queue[tuple[Message, datetime]] = asyncio.Queue(QUEUE)
         self._asked: dict[str, float] = {}
         self._overheard: set[str] = set()
+        self._contested: dict[str, float] = {}
         self._silent: set[str] | None = None
         self._came_up = asyncio.Event()
         self._writer = Writer(store)
@@ -76,6 +87,7 @@ class Listener:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._write(), name="listener-write")
             group.create_task(self._verify(), name="listener-verify")
+            group.create_task(self._tell_apart(), name="listener-tell-apart")
 
     def _hear(self, message: Message) -> None:
         try:
@@ -99,6 +111,7 @@ class Listener:
                 continue
             if self._silent is not None:
                 self._silent -= written.born
+            self._contest(written)
             unborn, self._overheard = written.unborn | self._overheard, set()
             await self._ask(unborn)
             if written.changed:
@@ -114,6 +127,26 @@ class Listener:
                 await self._bus.publish(topics.down(device, topics.DOWN_REBIRTH), b"")
             except QuarterdeckError:
                 self._asked.pop(device)  # it speaks again, and is asked again
+
+    def _contest(self, written: Written) -> None:
+        now = self._clock.monotonic()
+        for device in written.contested:
+            self._contested.setdefault(device, now)
+        for device in written.duplicates:  # they are known: this only renews it
+            self._contested[device] = now + DUPLICATES_EVERY_S
+
+    async def _tell_apart(self) -> None:
+        while True:
+            await asyncio.sleep(self._rivals_s)
+            now = self._clock.monotonic()
+            due = [device for device, at in self._contested.items() if at <= now]
+            for device in due[:RIVALS_AT_ONCE]:
+                try:
+                    topic = topics.down(device, topics.DOWN_REBIRTH)
+                    await self._bus.publish(topic, b"")
+                except QuarterdeckError:
+                    break  # asked when there is a session again
+                self._contested.pop(device, None)
 
     async def _verify(self) -> None:
         while True:

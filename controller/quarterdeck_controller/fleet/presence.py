@@ -1,4 +1,11 @@
-"""Whether a device is there, from births and wills (pure; PROTOCOL.md section 3)."""
+"""Whether a device is there, from births and wills (pure; PROTOCOL.md section 3).
+
+Each session goes by a client id of its own, so that two agents with one identity do not
+cut each other off: both stay. A restart looks the same at first: a birth of another
+boot while the session before is still believed to be there. Only the answer to
+``rebirth`` tells them apart, for a boot that has ended gives none. One answer may be an
+old birth delivered again; the second is proof.
+"""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -6,6 +13,9 @@ from enum import StrEnum
 
 from quarterdeck_controller.store.records import Presence
 from quarterdeck_shared.reported import Reported, SessionState
+
+RETURNS = 2
+"""So many births of a former boot beside the present one are no accident."""
 
 DUPLICATE_SHOWN = timedelta(minutes=10)
 """How long after the last alternation an identity is shown as used twice."""
@@ -27,8 +37,8 @@ def hear(
     """Return what ``state`` means, and the presence after it.
 
     A will counts only when its boot and connection are those of the last birth. A
-    birth of a boot that had been replaced by another is the other agent coming back:
-    two agents take turns on one identity.
+    boot that had been replaced and has a new connection, or shows itself twice while
+    the other is there, is another agent with the same identity.
     """
     if before is None:
         heard = Heard.CAME if state.online else Heard.LEFT
@@ -40,8 +50,18 @@ def hear(
     return _other_boot(before, state, now)
 
 
+def contested(before: Presence | None, state: SessionState) -> bool:
+    """Return whether ``state`` is of one boot while another is believed online.
+
+    Both have to be asked to show themselves then.
+    """
+    if before is None or not (before.online and state.online):
+        return False
+    return state.boot != before.boot
+
+
 def duplicate(presence: Presence, now: datetime) -> bool:
-    """Return whether two agents took turns on this identity lately."""
+    """Return whether two agents used this identity lately."""
     since = presence.alternated_at
     return since is not None and now < since + DUPLICATE_SHOWN
 
@@ -97,16 +117,39 @@ def _again(
 def _other_boot(
     before: Presence, state: SessionState, now: datetime
 ) -> tuple[Heard, Presence]:
-    returned = state.boot == before.former_boot
-    if returned and state.connection <= before.former_connection:
+    if state.boot != before.former_boot:
+        return Heard.CAME, replace(_took_over(before, state, now), returns=0)
+    if state.connection < before.former_connection:
         return Heard.STALE, before
-    born = replace(
+    if state.connection == before.former_connection:
+        return _shown_again(before, state, now)
+    return _duplicate(before, state, now)
+
+
+def _shown_again(
+    before: Presence, state: SessionState, now: datetime
+) -> tuple[Heard, Presence]:
+    if not before.online:  # the other has gone
+        return Heard.CAME, replace(_took_over(before, state, now), returns=0)
+    counted = replace(before, returns=before.returns + 1)
+    if counted.returns < RETURNS:
+        return Heard.STALE, counted
+    return _duplicate(counted, state, now)
+
+
+def _duplicate(
+    before: Presence, state: SessionState, now: datetime
+) -> tuple[Heard, Presence]:
+    born = replace(_took_over(before, state, now), alternated_at=now)
+    return Heard.DUPLICATE, born
+
+
+def _took_over(before: Presence, state: SessionState, now: datetime) -> Presence:
+    return replace(
         _born(before, state, now),
         former_boot=before.boot,
         former_connection=before.connection,
-        alternated_at=now if returned else before.alternated_at,
     )
-    return (Heard.DUPLICATE if returned else Heard.CAME), born
 
 
 def _born(before: Presence, state: SessionState, now: datetime) -> Presence:

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from quarterdeck_controller.fleet.presence import Heard, fresh, hear
+from quarterdeck_controller.fleet.presence import (
+    Heard,
+    contested,
+    duplicate,
+    fresh,
+    hear,
+)
 from quarterdeck_controller.store.records import Device, DeviceEvent, Presence, Report
 from quarterdeck_controller.store.store import Records, Store
 from quarterdeck_shared import topics
@@ -30,11 +36,15 @@ class Written:
     Attributes:
         unborn: Devices that spoke and whose birth is not known.
         born: Devices that said they are online.
+        contested: Devices of which one boot spoke while another is believed online.
+        duplicates: Those of them of which it is known that two agents use them.
         changed: Whether a plan could come out differently now.
     """
 
     unborn: frozenset[str] = frozenset()
     born: frozenset[str] = frozenset()
+    contested: frozenset[str] = frozenset()
+    duplicates: frozenset[str] = frozenset()
     changed: bool = False
 
 
@@ -50,6 +60,8 @@ class _Batch:
     events: list[DeviceEvent] = field(default_factory=list)
     unborn: set[str] = field(default_factory=set)
     born: set[str] = field(default_factory=set)
+    contested: set[str] = field(default_factory=set)
+    duplicates: set[str] = field(default_factory=set)
     seen: dict[str, datetime] = field(default_factory=dict)
     changed: bool = False
 
@@ -75,7 +87,13 @@ class Writer:
                 self._apply(so_far, message, now)
             _write(records, so_far)
         unborn = frozenset(so_far.unborn - so_far.born)
-        return Written(unborn, frozenset(so_far.born), so_far.changed)
+        return Written(
+            unborn,
+            frozenset(so_far.born),
+            frozenset(so_far.contested),
+            frozenset(so_far.duplicates),
+            so_far.changed,
+        )
 
     def _apply(self, so_far: _Batch, message: Message, now: datetime) -> None:
         origin = topics.parse_up(message.topic)
@@ -103,6 +121,8 @@ class Writer:
             case topics.UP_REPORTED:
                 reported = Reported.decode(message.payload)
                 self._reported(so_far, device, before, reported, now)
+                if before is not None and reported.boot == before.former_boot:
+                    so_far.contested.add(device)
             case topics.UP_EVENT:
                 event = StepEvent.decode(message.payload)
                 so_far.events.append(DeviceEvent(device, event, now))
@@ -123,9 +143,14 @@ class Writer:
         now: datetime,
     ) -> None:
         heard, presence = hear(device, before, state, now)
+        if contested(before, state):
+            so_far.contested.add(device)
         if heard is Heard.DUPLICATE:
-            _log.warning(
-                "event=%s device=%s boots=%d,%d two agents take turns on one identity",
+            so_far.duplicates.add(device)
+            known = before is not None and duplicate(before, now)
+            _log.log(
+                logging.DEBUG if known else logging.WARNING,
+                "event=%s device=%s boots=%d,%d two agents use one identity",
                 Code.DUPLICATE_IDENTITY,
                 device,
                 presence.boot,

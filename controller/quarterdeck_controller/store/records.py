@@ -55,10 +55,11 @@ class Presence:
         boot: That of the last birth; ``connection`` likewise.
         changed_at: When ``online`` last changed.
         former_boot: The boot before this one, with its last connection, so that
-            two agents that take turns on one identity can be told from a restart.
+            two agents on one identity can be told from a restart.
         alternated_at: When a former boot last came back; None if never.
         client: MQTT client id of the session; empty when it was not told.
         generation: Of the certificate it came with; 0 when it was not told.
+        returns: How often the former boot showed itself while this one was there.
     """
 
     device: str
@@ -72,6 +73,7 @@ class Presence:
     alternated_at: datetime | None = None
     client: str = ""
     generation: int = 0
+    returns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

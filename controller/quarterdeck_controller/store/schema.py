@@ -132,6 +132,7 @@ presence = Table(
     Column("alternated_at", Moment),
     Column("client", Text, nullable=False, server_default=""),
     Column("generation", Integer, nullable=False, server_default="0"),
+    Column("returns", Integer, nullable=False, server_default="0"),
 )
 
 refusals = Table(
