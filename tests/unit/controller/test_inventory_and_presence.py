@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 
 from quarterdeck_controller.fleet.inventory import Selector, select
-from quarterdeck_controller.fleet.presence import Heard, duplicate, fresh, hear
+from quarterdeck_controller.fleet.presence import (
+    Heard,
+    contested,
+    duplicate,
+    fresh,
+    hear,
+)
 from quarterdeck_controller.store.records import Device, Presence
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -152,10 +158,84 @@ def test_two_boots_that_alternate_are_a_duplicate_identity() -> None:
     assert not duplicate(presence, START + timedelta(hours=1))
 
 
-def test_an_old_birth_of_a_replaced_boot_is_stale() -> None:
-    heard, _ = story(state(1, 1), state(2, 1), state(1, 1))
+@pytest.mark.parametrize("first", [1, 2])
+def test_two_boots_that_both_answer_twice_are_a_duplicate_identity(first: int) -> None:
+    answers = (state(first, 1), state(3 - first, 1))
+
+    heard, presence = story(state(1, 1), state(2, 1), *answers, *answers)
+
+    assert Heard.DUPLICATE not in heard[:4]
+    assert Heard.DUPLICATE in heard[4:]
+    assert duplicate(presence, START + timedelta(seconds=6))
+
+
+def test_two_agents_that_stay_go_on_being_found() -> None:
+    answers = (state(1, 1), state(2, 1))
+
+    heard, presence = story(*answers, *answers, *answers, *answers)
+
+    assert heard[-2:] == [Heard.DUPLICATE, Heard.DUPLICATE]
+    assert presence.alternated_at == START + timedelta(seconds=7)
+
+
+def test_an_old_birth_that_comes_again_once_is_stale() -> None:
+    heard, presence = story(state(1, 1), state(2, 1), state(1, 1), state(2, 1))
+
+    assert heard[2:] == [Heard.STALE, Heard.KNOWN]
+    assert presence.boot == 2
+    assert not duplicate(presence, START)
+
+
+def test_births_of_a_crash_loop_are_no_duplicate() -> None:
+    heard, presence = story(*(state(boot, 1) for boot in range(1, 20)))
+
+    assert set(heard) == {Heard.CAME}
+    assert not duplicate(presence, START)
+
+
+def test_the_other_of_two_agents_is_there_when_one_has_left() -> None:
+    heard, presence = story(
+        state(1, 1), state(2, 1), state(2, 1, online=False), state(1, 1)
+    )
+
+    assert heard[-1] is Heard.CAME
+    assert (presence.boot, presence.online) == (1, True)
+    assert not duplicate(presence, START)
+
+
+def test_an_old_session_that_is_cut_at_last_takes_nobody_offline() -> None:
+    heard, presence = story(state(1, 4), state(2, 1), state(1, 4, online=False))
 
     assert heard[-1] is Heard.STALE
+    assert (presence.boot, presence.online) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("before", "told", "expected"),
+    [
+        ((state(1, 1),), state(2, 1), True),
+        ((state(1, 1), state(2, 1)), state(1, 1), True),
+        ((state(1, 1), state(1, 1, online=False)), state(2, 1), False),
+        ((state(1, 1),), state(1, 2), False),
+        ((state(1, 1),), state(2, 1, online=False), False),
+    ],
+)
+def test_another_boot_beside_one_that_is_there_is_contested(
+    before: tuple[SessionState, ...], told: SessionState, *, expected: bool
+) -> None:
+    _, presence = story(*before)
+
+    assert contested(presence, told) is expected
+
+
+def test_the_client_id_is_that_of_the_newest_birth() -> None:
+    old, new = "a" * 32, "b" * 32
+    born = SessionState(online=True, boot=1, connection=1, client=old)
+    again = SessionState(online=True, boot=2, connection=1, client=new)
+
+    assert story(born)[1].client == old
+    assert story(born, again)[1].client == new
+    assert story(born, again, state(1, 1, online=False))[1].client == new
 
 
 def test_a_reconnection_that_overtakes_the_will_keeps_the_device_online() -> None:
