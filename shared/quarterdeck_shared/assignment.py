@@ -13,6 +13,9 @@ DIRECTOR_ROLE = "director"
 MAX_ENVELOPE_BYTES = 16 * 1024
 
 
+MAX_SEQUENCE = 1 << 53
+
+
 class Target(Wire):
     """The artifact's index as TUF lists it."""
 
@@ -47,7 +50,7 @@ class Assignment(Wire):
     v: Literal[2] = 2
     device: DeviceId
     device_class: ClassName
-    sequence: int = Field(ge=1, le=1 << 53)
+    sequence: int = Field(ge=1, le=MAX_SEQUENCE)
     issued: AwareDatetime
     expires: AwareDatetime
     release: ReleaseId

@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, Field
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
 from quarterdeck_shared.errors import RejectedError
-from quarterdeck_shared.ids import ModelName
+from quarterdeck_shared.ids import ModelName, Sha256
 from quarterdeck_shared.wire import Wire
 
 _log = logging.getLogger(__name__)
@@ -29,6 +29,9 @@ MAX_ROLES, MAX_VERSION = 8192, 1 << 53
 
 MAX_MODELS = 1024
 """Models of which a device remembers what it has accepted."""
+
+MAX_KEYS = 64
+"""Keys that a role may have."""
 
 _MAX_BYTES = 1 << 20
 _DIGEST_BYTES = 64
@@ -48,6 +51,9 @@ class Floor(Wire):
         sequence: Of the newest accepted assignment.
         payload_sha256: Of that assignment's payload.
         releases: The highest release counter that was accepted, by model.
+        director_keys: Ids of the director's keys when ``sequence`` was accepted. When
+            none of them counts any more, sequences begin anew: that is how a fleet
+            recovers from a thief who signed absurdly high ones.
     """
 
     v: Literal[1, 2] = 2
@@ -59,6 +65,7 @@ class Floor(Wire):
     sequence: int = Field(default=0, ge=0)
     payload_sha256: str = Field(default="", max_length=64)
     releases: dict[ModelName, int] = Field(default_factory=dict, max_length=MAX_MODELS)
+    director_keys: tuple[Sha256, ...] = Field(default=(), max_length=MAX_KEYS)
 
 
 @dataclass(frozen=True, slots=True)

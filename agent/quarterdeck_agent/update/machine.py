@@ -372,7 +372,7 @@ class Machine:
         """Begin an assignment, unless it is the one that is carried out already."""
         assignment, artifact = accepted.assignment, accepted.artifact
         mark = digest(envelope)
-        if record.envelope == mark or assignment.sequence < record.sequence:
+        if record.envelope == mark:
             return None
         event = decide.begin(record, artifact)
         if event is Event.KEPT:

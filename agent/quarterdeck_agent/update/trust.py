@@ -131,12 +131,13 @@ class Trust:
             # 6.6  Device, class, expiry, sequence.
             assignment = offered.assignment
             verify.check_address(assignment, self._device, self._class)
-            redelivery = verify.is_redelivery(offered, ground.floor, ground.now)
+            floor = verify.counted_by(ground.floor, offered)
+            redelivery = verify.is_redelivery(offered, floor, ground.now)
             # 6.7 to 6.9
             index = self._index(assignment, ground, redelivery=redelivery)
             if not redelivery:
                 models = ground.refreshed.models()
-                raised = verify.accepted(ground.floor, offered, index, models)
+                raised = verify.accepted(floor, offered, index, models)
                 self._save(ground.floor, raised)
             self._look_after_running(ground.refreshed)
         return Accepted(assignment, assignment.target.sha256, index, redelivery)

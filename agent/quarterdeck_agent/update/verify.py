@@ -21,7 +21,13 @@ from securesystemslib.signer import Signature
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import TargetFile, Targets
 
-from quarterdeck_agent.update.floor import MAX_MODELS, MAX_ROLES, MAX_VERSION, Floor
+from quarterdeck_agent.update.floor import (
+    MAX_KEYS,
+    MAX_MODELS,
+    MAX_ROLES,
+    MAX_VERSION,
+    Floor,
+)
 from quarterdeck_shared import dsse, signed_time
 from quarterdeck_shared.assignment import (
     MAX_ENVELOPE_BYTES,
@@ -73,6 +79,12 @@ class Signatory:
     role: str
     delegator: Targets
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Digests of the ids of the role's keys."""
+        ids = self.delegator.get_delegated_role(self.role).keyids
+        return tuple(sorted(digest(keyid.encode()) for keyid in ids))[:MAX_KEYS]
+
     def has_signed(self, envelope: dsse.Opened) -> bool:
         """Return whether enough keys of the role signed exactly these bytes."""
         signatures = {
@@ -92,6 +104,7 @@ class Verified:
 
     assignment: Assignment
     payload_sha256: str
+    director_keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +228,7 @@ def verified(envelope: dsse.Opened, director: Signatory) -> Verified:
             f"signed by {_signers(envelope)}, not by the {director.role}",
         )
     assignment = Assignment.decode(envelope.payload, limit=MAX_ENVELOPE_BYTES)
-    return Verified(assignment, digest(envelope.payload))
+    return Verified(assignment, digest(envelope.payload), director.keys)
 
 
 def check_address(assignment: Assignment, device: str, device_class: str) -> None:
@@ -233,6 +246,18 @@ def check_address(assignment: Assignment, device: str, device_class: str) -> Non
             Code.WRONG_CLASS,
             f"for class {assignment.device_class}, this device is of {device_class}",
         )
+
+
+def counted_by(floor: Floor, offered: Verified) -> Floor:
+    """Return the floor that holds for what the director of ``offered`` signs (6.6).
+
+    Sequences begin anew when every key was replaced under which they were accepted:
+    what the old keys signed is refused by 6.5.
+    """
+    before = floor.director_keys
+    if not before or not set(before).isdisjoint(offered.director_keys):
+        return floor
+    return floor.model_copy(update={"sequence": 0, "payload_sha256": ""})
 
 
 def is_redelivery(offered: Verified, floor: Floor, now: datetime) -> bool:
@@ -371,6 +396,7 @@ def accepted(
         update={
             "sequence": offered.assignment.sequence,
             "payload_sha256": offered.payload_sha256,
+            "director_keys": offered.director_keys,
             "releases": releases,
         }
     )

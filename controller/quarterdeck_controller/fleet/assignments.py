@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from quarterdeck_controller.store.records import Assigned, Runs
 from quarterdeck_controller.store.store import Records, Store
 from quarterdeck_shared import topics
-from quarterdeck_shared.assignment import Assignment, Probation
+from quarterdeck_shared.assignment import MAX_SEQUENCE, Assignment, Probation
 from quarterdeck_shared.bus.port import Bus
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.errors import QuarterdeckError, TransientError
@@ -92,7 +92,9 @@ class Assignments:
         """Number, sign and store ``wishes`` within the caller's transaction.
 
         A device may have accepted a higher number than is stored here, when this store
-        is an older backup or the director's key was misused: it is counted on from.
+        is an older backup or the director's key was misused: it is counted on from,
+        unless nothing can follow it. What a device reports is its word alone; a device
+        counts anew once the director's key was replaced.
         """
         devices = {wish.device for wish in wishes}
         known = records.devices.some(devices)
@@ -101,7 +103,7 @@ class Assignments:
         assigned = tuple(
             self._signed(
                 wish,
-                max(ours.get(wish.device, 0), theirs.get(wish.device, 0)) + 1,
+                _next(ours.get(wish.device, 0), theirs.get(wish.device, 0)),
                 now,
                 known[wish.device].seal_key if wish.device in known else None,
             )
@@ -244,3 +246,7 @@ class Assignments:
             except TransientError:
                 return False  # it stays unpublished and is tried again
             return True
+
+
+def _next(ours: int, theirs: int) -> int:
+    return (theirs if ours < theirs < MAX_SEQUENCE else ours) + 1
