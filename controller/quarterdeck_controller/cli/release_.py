@@ -1,27 +1,47 @@
-"""``quarterdeck release``: sign variants, and see what is released."""
+"""``quarterdeck release``: sign variants, see what is released, and take it back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from quarterdeck_controller.access.roles import Act
+from quarterdeck_controller.cli.opened import Opened, opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
-from quarterdeck_controller.cli.output import out, print_json, print_table
-from quarterdeck_controller.home import Home
-from quarterdeck_controller.optimize.evaluation import (
-    MAX_EVALUATION_BYTES,
-    Evaluation,
+from quarterdeck_controller.cli.output import EXIT_REFUSED, out, print_json
+from quarterdeck_controller.cli.passphrases import PassphraseOption, secrets
+from quarterdeck_controller.cli.release_text import (
+    print_chains,
+    print_findings,
+    print_release,
+    print_releases,
+    print_waiting,
+    release_json,
+    summary,
+    waiting_json,
 )
-from quarterdeck_controller.optimize.report.wording import number
-from quarterdeck_controller.release.assemble import create_release
-from quarterdeck_controller.release.catalog import Catalog, Release, Variant
-from quarterdeck_shared.clock import SystemClock
-from quarterdeck_shared.errors import RejectedError
+from quarterdeck_controller.release.assemble import Proposal, propose_release
+from quarterdeck_controller.release.catalog import Catalog, Release
+from quarterdeck_controller.release.export import export_signed
+from quarterdeck_controller.release.held import held_artifacts
+from quarterdeck_controller.release.keyfile import KeyFile
+from quarterdeck_controller.release.links import Link, variant_links
+from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.standing import (
+    Changed,
+    forbid_downgrade,
+    permit_downgrade,
+    revoke_release,
+)
 
 app = typer.Typer(no_args_is_help=True)
 
-_COLUMNS = ("class", "recipe", "size", "of float", "score", "float", "latency",
-            "decision", "artifact")  # fmt: skip
+ReleaseArgument = Annotated[str, typer.Argument(help="<model>@<version>")]
+ClassesOption = Annotated[
+    list[str] | None,
+    typer.Option("--class", help="Only for this class; may be repeated."),
+]
 
 
 @app.command()
@@ -33,149 +53,230 @@ def create(
     name: Annotated[str, typer.Option(help="The model's name.")],
     version: Annotated[int, typer.Option(help="The model's version, from 1.")],
     home: HomeOption = DEFAULT_HOME,
-    classes: Annotated[
-        list[str] | None,
-        typer.Option("--class", help="Release only this class; may be repeated."),
-    ] = None,
+    classes: ClassesOption = None,
     override: Annotated[
         str | None,
         typer.Option(help="Why refused variants are released all the same; signed."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Sign the variants in a folder as one release."""
-    opened = Home.open(home)
-    release = create_release(
-        opened,
-        variants,
-        name,
-        version,
-        SystemClock(),
-        override=override,
-        classes=tuple(classes or ()),
-    )
-    _show(Catalog(opened), release, as_json=as_json)
+    """Sign the variants in a folder as one release, or ask for the signatures."""
+    with opened(home, Act.RELEASE_CREATE, f"release:{name}@{version}") as fleet:
+        with fleet.store.read() as records:
+            held = held_artifacts(records)
+        proposal = propose_release(
+            fleet.home,
+            variants,
+            name,
+            version,
+            fleet.clock,
+            override=override,
+            classes=tuple(classes or ()),
+            held=held,
+        )
+        _print_proposal(fleet, proposal, as_json=as_json)
 
 
 @app.command("list")
-def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def list_(
+    home: HomeOption = DEFAULT_HOME,
+    every: Annotated[
+        bool, typer.Option("--all", help="With those that were revoked.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List the releases, the newest first."""
-    releases = Catalog(Home.open(home)).releases()
+    with opened(home, Act.SEE) as fleet:
+        catalog = Catalog(fleet.home)
+        releases = catalog.all() if every else catalog.releases()
     if as_json:
-        print_json([_summary(release) for release in releases])
-        return
-    if not releases:
+        print_json([summary(release) for release in releases])
+    elif not releases:
         out.print("Nothing is released yet: quarterdeck release create --help")
-        return
-    rows = [
-        (
-            release.id,
-            release.counter,
-            f"{release.created:%Y-%m-%d %H:%M}",
-            ", ".join(release.variants),
-            release.override,
-        )
-        for release in releases
-    ]
-    print_table(("release", "counter", "created", "classes", "override"), rows)
+    else:
+        print_releases(releases)
 
 
 @app.command()
 def show(
-    release: Annotated[str, typer.Argument(help="<model>@<version>")],
+    release: ReleaseArgument,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one release: its variants and what was measured of them."""
-    catalog = Catalog(Home.open(home))
-    _show(catalog, catalog.release(release), as_json=as_json)
+    """Show one release: what was measured, and its chain to the root, verified now.
 
-
-def _show(catalog: Catalog, release: Release, *, as_json: bool) -> None:
-    variants = release.variants
-    measured = {name: _evaluation(catalog, v) for name, v in variants.items()}
+    Exit code 0 when every link holds, 3 when one does not.
+    """
+    with opened(home, Act.SEE) as fleet:
+        catalog = Catalog(fleet.home)
+        found = catalog.known(release)
+        links = _links(fleet, catalog, found)
     if as_json:
-        details = {name: _detail(variants[name], measured[name]) for name in variants}
-        print_json({**_summary(release), "variants": details})
+        print_json(release_json(catalog, found, links))
+    else:
+        print_release(catalog, found)
+        print_chains(links)
+    if not all(link.verified for chain in links.values() for link in chain):
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command()
+def revoke(
+    release: ReleaseArgument,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; signed for all to see.")],
+    home: HomeOption = DEFAULT_HOME,
+    classes: ClassesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have no device install a release any more; its name is never used again."""
+    with opened(home, Act.RELEASE_REVOKE, f"release:{release}") as fleet:
+        changed = revoke_release(
+            fleet.home, release, reason, fleet.clock, classes=tuple(classes or ())
+        )
+        running = _running(fleet, changed)
+        if as_json:
+            print_json({**_changed_json(fleet, changed), "running": running})
+            return
+        _print_changed(fleet, changed, f"{release} is revoked", "was revoked already")
+    if running:
+        out.print(
+            f"{running} devices run it and go on doing so until they get another "
+            "release:\n  quarterdeck release list\n  quarterdeck rollout create "
+            "RELEASE --selector all",
+            markup=False,
+        )
+    else:
+        out.print("No device is known to run it.")
+
+
+@app.command("permit-downgrade")
+def permit(
+    release: ReleaseArgument,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; signed for all to see.")],
+    home: HomeOption = DEFAULT_HOME,
+    classes: ClassesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let devices go back to an older release, until the next one of its model."""
+    with opened(home, Act.RELEASE_DOWNGRADE, f"release:{release}") as fleet:
+        changed = permit_downgrade(
+            fleet.home, release, reason, fleet.clock, classes=tuple(classes or ())
+        )
+        if as_json:
+            print_json(_changed_json(fleet, changed))
+            return
+        _print_changed(
+            fleet, changed, f"devices may go back to {release}", "is permitted already"
+        )
+
+
+@app.command("forbid-downgrade")
+def forbid(
+    release: ReleaseArgument,
+    *,
+    home: HomeOption = DEFAULT_HOME,
+    classes: ClassesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the permission to go back to an older release from devices.
+
+    A rollout can then no longer take a device back to it by itself.
+    """
+    with opened(home, Act.RELEASE_DOWNGRADE, f"release:{release}") as fleet:
+        changed = forbid_downgrade(
+            fleet.home, release, fleet.clock, classes=tuple(classes or ())
+        )
+        if as_json:
+            print_json(_changed_json(fleet, changed))
+            return
+        _print_changed(
+            fleet, changed, f"no device goes back to {release}", "is forbidden already"
+        )
+
+
+@app.command("export-signature")
+def export_signature(
+    release: ReleaseArgument,
+    *,
+    device_class: Annotated[str, typer.Option("--class", help="Which variant.")],
+    key: Annotated[Path, typer.Option(help="A P-256 private key, PEM.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    passphrase_file: PassphraseOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a variant with a model.sig that OpenSSF's model-signing tool accepts."""
+    with opened(home, Act.RELEASE_CREATE, f"release:{release}") as fleet:
+        signer = KeyFile(key).signer(secrets(passphrase_file))
+        written = export_signed(
+            Catalog(fleet.home), release, device_class, signer, out_dir
+        )
+    if as_json:
+        print_json({name: str(path) for name, path in written.items()})
         return
-    out.print(f"[bold]{release.id}[/], release {release.counter} of this fleet")
-    print_table(
-        _COLUMNS,
-        [_row(variants[name], measured[name]) for name in variants],
-        right=("size", "of float", "score", "float", "latency"),
+    for path in written.values():
+        out.print(str(path), markup=False)
+    out.print(
+        f"Anybody checks it with: model_signing verify key {written['folder']} "
+        f"--signature {written['signature']} --public_key {written['public key']}",
+        markup=False,
     )
-    if release.override:
-        out.print(f"override: {release.override}", markup=False)
 
 
-def _evaluation(catalog: Catalog, variant: Variant) -> Evaluation | None:
-    data = catalog.read_part(variant, "evaluation.json")
-    if data is None:
-        return None
-    try:
-        return Evaluation.decode(data, limit=MAX_EVALUATION_BYTES)
-    except RejectedError:
-        return None  # made by another version: the release is still what it is
+def _print_proposal(fleet: Opened, proposal: Proposal, *, as_json: bool) -> None:
+    catalog = Catalog(fleet.home)
+    repository = Repository(fleet.home, fleet.clock)
+    if proposal.release is not None:
+        if as_json:
+            print_json(release_json(catalog, proposal.release))
+            return
+        print_findings(proposal.findings)
+        print_release(catalog, proposal.release)
+        return
+    assert proposal.request is not None
+    if as_json:
+        waiting = waiting_json(repository, proposal.request)
+        print_json({"release": proposal.id, **waiting})
+        return
+    print_findings(proposal.findings)
+    print_waiting(repository, proposal.request)
 
 
-def _summary(release: Release) -> dict[str, object]:
+def _print_changed(fleet: Opened, changed: Changed, done: str, already: str) -> None:
+    if changed.request is not None:
+        print_waiting(Repository(fleet.home, fleet.clock), changed.request)
+    elif changed.classes:
+        out.print(f"In force: {done} ({', '.join(changed.classes)}).", markup=False)
+    else:
+        out.print(f"Nothing to do: {changed.release.id} {already}.", markup=False)
+
+
+def _changed_json(fleet: Opened, changed: Changed) -> dict[str, object]:
+    told = {"release": changed.release.id, "classes": list(changed.classes)}
+    if changed.request is None:
+        return {**told, "committed": True}
+    repository = Repository(fleet.home, fleet.clock)
+    return {**told, **waiting_json(repository, changed.request)}
+
+
+def _running(fleet: Opened, changed: Changed) -> int:
+    """Return how many devices run the variants that were revoked, now or before."""
+    release = changed.release
+    artifacts = {it.artifact for it in release.revoked.values()}
+    artifacts |= {release.variants[name].artifact for name in changed.classes}
+    with fleet.store.read() as records:
+        standings = records.reports.standings().values()
+    return sum(1 for it in standings if it.active_digest in artifacts)
+
+
+def _links(
+    fleet: Opened, catalog: Catalog, release: Release
+) -> dict[str, Sequence[Link]]:
+    chain = Repository(fleet.home, fleet.clock).chain()
+    now = fleet.clock.now()
     return {
-        "release": release.id,
-        "model": release.model,
-        "version": release.version,
-        "counter": release.counter,
-        "created": release.created.isoformat(),
-        "override": release.override or None,
-        "classes": list(release.variants),
+        name: variant_links(catalog, chain, variant, now)
+        for name, variant in release.variants.items()
     }
-
-
-def _detail(variant: Variant, measured: Evaluation | None) -> dict[str, object]:
-    detail: dict[str, object] = {
-        "artifact": variant.artifact,
-        "recipe": variant.index.recipe,
-        "bytes": variant.index.part("model.onnx").length,
-        "chunks": variant.index.chunk_count,
-        "artifact_bytes": variant.index.length,
-    }
-    if measured is None:
-        return detail
-    return detail | {
-        "decision": measured.decision,
-        "reason": measured.reason,
-        "metric": measured.metric,
-        "unit": measured.unit,
-        "score": measured.variant and measured.variant.score,
-        "float_score": measured.reference.score,
-        "float_bytes": measured.reference.bytes,
-        "latency_ratio": measured.latency_ratio,
-    }
-
-
-def _row(variant: Variant, measured: Evaluation | None) -> tuple[str, ...]:
-    size = variant.index.part("model.onnx").length
-    name, recipe = variant.index.device_class, variant.index.recipe
-    short = variant.artifact[:12]
-    if measured is None:
-        return name, recipe, _kib(size), "", "", "", "", "", short
-    score = measured.variant.score if measured.variant else None
-    overridden = measured.decision == "refused"
-    return (
-        name,
-        recipe,
-        _kib(size),
-        f"{size / measured.reference.bytes:.0%}",
-        "" if score is None else _scored(score, measured.unit),
-        _scored(measured.reference.score, measured.unit),
-        "" if measured.latency_ratio is None else f"x {measured.latency_ratio:.2f}",
-        "refused, overridden" if overridden else measured.decision,
-        short,
-    )
-
-
-def _kib(size: int) -> str:
-    return f"{size / 1024:.0f} KiB"
-
-
-def _scored(score: float, unit: str) -> str:
-    return f"{number(score, unit)} {unit}"

@@ -26,6 +26,7 @@ from quarterdeck_controller.optimize.evaluation import (
 )
 from quarterdeck_controller.optimize.measure.machine import machine_isa
 from quarterdeck_controller.optimize.profile import Gate, load_profile, profile_names
+from quarterdeck_controller.optimize.report.wording import number
 from quarterdeck_controller.optimize.steps import Replayed
 from quarterdeck_controller.release import provenance
 from quarterdeck_controller.release.chain import Chain
@@ -100,12 +101,13 @@ class Finding:
         where = f"{self.release} for {self.index.device_class}: {self.index.recipe}"
         builder = predicate.run_details.builder.id
         keys = ", ".join(key[:12] for key in self.vouched)
-        scores = f"{_figure(figures.score)}, float {_figure(figures.float_score)}"
+        unit = figures.unit
+        scores = f"{_figure(figures.score, unit)}, float {_figure(figures.float_score, unit)}"
         told = [
             f"{where}, {size:,} bytes, {self.operators} operators",
             f"it {self.ran}",
             f"made by {builder} from the float model {model[:12]}, signed by {keys}",
-            f"score {scores} {figures.unit}: {figures.decision}",
+            f"score {scores}: {figures.decision}",
         ]
         if self.listing.override:
             told.append(f"refused, and released all the same: {self.listing.override}")
@@ -416,8 +418,8 @@ def _check_subjects(
             )
 
 
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4g}"
+def _figure(value: float | None, unit: str) -> str:
+    return "none" if value is None else f"{number(value, unit)} {unit}"
 
 
 def _failed(why: str) -> RejectedError:

@@ -15,6 +15,7 @@ from quarterdeck_controller.optimize.evaluation import (
     MAX_EVALUATION_BYTES,
     Evaluation,
 )
+from quarterdeck_controller.optimize.report.wording import number
 from quarterdeck_controller.release import provenance
 from quarterdeck_controller.release.catalog import Catalog, Variant
 from quarterdeck_controller.release.chain import Chain
@@ -174,13 +175,16 @@ def _provenance(catalog: Catalog, chain: Chain, variant: Variant) -> Link:
     went_in = {name: statement.dependency(name) or "" for name in names}
     finished, by = at(run.metadata.finished_on), ", ".join(_known(chain, keys))
     origin = ", ".join(f"{name} {sha[:SHORT]}" for name, sha in went_in.items())
-    scores = f"{_figure(figures.score)}, float {_figure(figures.float_score)}"
+    unit = figures.unit
+    scores = (
+        f"{_figure(figures.score, unit)}, float {_figure(figures.float_score, unit)}"
+    )
     return Link(
         PROVENANCE,
         (
             f"made by {run.builder.id}, {finished}, signed by {by}",
             f"from {origin}",
-            f"{asked.metric} {scores} {figures.unit}: {figures.decision}",
+            f"{asked.metric} {scores}: {figures.decision}",
         ),
         wrong,
         {
@@ -225,5 +229,5 @@ def at(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4g}"
+def _figure(value: float | None, unit: str) -> str:
+    return "none" if value is None else f"{number(value, unit)} {unit}"
