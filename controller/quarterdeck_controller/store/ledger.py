@@ -22,6 +22,7 @@ GENESIS = "0" * 64
 
 MAX_SUBJECT = 200
 MAX_DETAIL_BYTES = 8 * 1024
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _MAX_TEXT, _MAX_ITEMS, _MAX_DEPTH = 500, 100, 6
 
 
@@ -166,7 +167,7 @@ def seal(entry: Entry, by: By, before: Head) -> Kept:
 
 def canonical(value: Mapping[str, object]) -> str:
     """Return the one way in which ``value`` is written."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def digest_of(body: bytes) -> str:
