@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quarterdeck_controller.fleet.authority import check_device_name
 from quarterdeck_controller.fleet.tokens import Invitation
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.release.repository import Repository
@@ -68,9 +69,11 @@ def write_bundle(
     Raises:
         RejectedError: ``CONFLICT`` when ``out`` exists and is not an empty folder,
             ``DISK_FULL`` or ``DISK_FAILED`` when it cannot be written, ``NOT_FOUND``
-            for a class without a signing role.
+            for a class without a signing role, ``NAME_INVALID`` for a name that no
+            device may have.
     """
     settings, out = home.settings(), out.absolute()
+    check_device_name(device_id)
     _check(out, device_class, settings)
     options = AgentOptions(
         source, interval_s, repeat, tuple(simulate_isa), telemetry_period_s

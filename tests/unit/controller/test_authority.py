@@ -5,15 +5,21 @@ import socket
 import ssl
 import stat
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
-from quarterdeck_controller.fleet.authority import Authority, Identity
+from quarterdeck_controller.fleet.authority import Authority, Identity, Revoked
+from quarterdeck_controller.fleet.requests import prove
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
+from tests.support.identities import device_identity, new_key, request
 
 
 class At:
@@ -83,7 +89,7 @@ def test_both_ends_verify_each_other_with_only_the_root(
     authority: Authority, tmp_path: Path, host: str
 ) -> None:
     server = authority.issue_server(["127.0.0.1", "localhost", "edge.example"])
-    client = authority.issue_device("cam-1", "board-arm64")
+    client = device_identity(authority, "cam-1", "board-arm64")
 
     seen_by_server, seen_by_client = handshake(
         authority, server, client, host, tmp_path
@@ -126,14 +132,18 @@ def test_an_expired_device_certificate_is_refused(
 
     with pytest.raises(OSError, match="expired"):
         handshake(
-            authority, server, late.issue_device("cam-1", "c"), "localhost", tmp_path
+            authority,
+            server,
+            device_identity(late, "cam-1", "c"),
+            "localhost",
+            tmp_path,
         )
 
 
 def test_a_device_cannot_pose_as_the_broker(
     authority: Authority, tmp_path: Path
 ) -> None:
-    device = authority.issue_device("cam-1", "c")
+    device = device_identity(authority, "cam-1", "c")
 
     with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
         handshake(
@@ -149,7 +159,11 @@ def test_an_authority_of_the_same_name_is_not_trusted(
 
     with pytest.raises(OSError, match=r"verify failed|unknown ca|decrypt error"):
         handshake(
-            authority, server, foreign.issue_device("cam-1", "c"), "localhost", tmp_path
+            authority,
+            server,
+            device_identity(foreign, "cam-1", "c"),
+            "localhost",
+            tmp_path,
         )
 
 
@@ -166,7 +180,7 @@ def test_private_keys_are_readable_by_the_owner_only(
 def test_a_device_certificate_lasts_thirty_days_and_begins_five_minutes_back(
     authority: Authority,
 ) -> None:
-    identity = authority.issue_device("cam-1", "c")
+    identity = device_identity(authority, "cam-1", "c")
 
     leaf = x509.load_pem_x509_certificate(identity.certificate_pem)
     span = leaf.not_valid_after_utc - leaf.not_valid_before_utc
@@ -184,15 +198,116 @@ def test_a_device_certificate_lasts_thirty_days_and_begins_five_minutes_back(
         ("cam-1", "#"),
         ("controller", "c"),
         ("broker", "c"),
+        ("claim-1", "c"),
     ],
 )
 def test_names_that_mean_something_to_a_broker_are_refused(
     authority: Authority, device: str, device_class: str
 ) -> None:
+    key = new_key()
+    proven = replace(prove(request("cam-1", key), "cam-1"), device=device)
+
     with pytest.raises(RejectedError) as refusal:
-        authority.issue_device(device, device_class)
+        authority.issue_device(proven, device_class, 1)
 
     assert refusal.value.code is Code.NAME_INVALID
+
+
+def test_a_subject_says_class_device_and_generation_in_this_order(
+    authority: Authority,
+) -> None:
+    identity = device_identity(authority, "cam-1", "board-arm64", generation=7)
+
+    leaf = x509.load_pem_x509_certificate(identity.certificate_pem)
+    assert (
+        leaf.subject.rfc4514_string({NameOID.SERIAL_NUMBER: "serialNumber"})
+        == "serialNumber=7,CN=cam-1,OU=board-arm64"
+    )
+
+
+def test_of_a_request_only_the_key_is_taken(authority: Authority) -> None:
+    key = new_key()
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, "cam-1"),
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "controller"),
+        ]
+    )
+    greedy = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(name)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=9), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName("broker")]), critical=False
+        )
+        .sign(key, SHA256())
+        .public_bytes(Encoding.PEM)
+    )
+
+    issued = authority.issue_device(prove(greedy, "cam-1"), "cam", 1)
+
+    leaf = issued.leaf
+    assert leaf.public_key() == key.public_key()
+    assert [it.value for it in leaf.subject] == ["cam", "cam-1", "1"]
+    assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert not names.get_values_for_type(x509.DNSName)
+
+
+def test_what_was_issued_is_kept_as_it_is(authority: Authority) -> None:
+    key = new_key()
+
+    issued = authority.issue_device(prove(request("cam-1", key), "cam-1"), "cam", 3)
+
+    kept = issued.record
+    assert (kept.device, kept.generation) == ("cam-1", 3)
+    assert kept.not_after == issued.leaf.not_valid_after_utc
+    assert authority.chain(kept.certificate) == issued.chain_pem
+
+
+@pytest.mark.parametrize("name", ["cam-1", "claim", "claim-A", "claim-" + "a" * 60])
+def test_a_claim_is_known_by_its_name(authority: Authority, name: str) -> None:
+    with pytest.raises(RejectedError) as refusal:
+        authority.issue_claim(name, days=1)
+
+    assert refusal.value.code is Code.NAME_INVALID
+
+
+def test_a_claim_says_nothing_but_its_name(authority: Authority) -> None:
+    claim = authority.issue_claim("claim-1", days=1)
+
+    leaf = x509.load_pem_x509_certificate(claim.certificate_pem)
+    assert leaf.subject.rfc4514_string() == "CN=claim-1"
+
+
+def test_a_list_of_revocations_names_serials_and_lasts_a_month(
+    authority: Authority,
+) -> None:
+    now = SystemClock().now()
+    lost = Revoked("1f", now)
+    old = Revoked("2e", now, replaced=True)
+
+    pem = authority.revocation_list([lost, old])
+
+    issuing, root = (
+        x509.load_pem_x509_crl(it + b"-----END X509 CRL-----\n")
+        for it in pem.split(b"-----END X509 CRL-----\n")[:2]
+    )
+    assert {it.serial_number for it in issuing} == {0x1F, 0x2E}
+    assert not list(root)
+    replaced = issuing.get_revoked_certificate_by_serial_number(0x2E)
+    assert replaced is not None
+    reason = replaced.extensions.get_extension_for_class(x509.CRLReason).value
+    assert reason.reason is x509.ReasonFlags.superseded
+    ends = issuing.next_update_utc
+    assert ends is not None
+    assert dt.timedelta(days=29) < ends - now < dt.timedelta(days=31)
+
+
+def test_a_list_is_made_without_the_roots_key_too(authority: Authority) -> None:
+    (authority.root_file.parent / "root.key").unlink()
+
+    assert authority.revocation_list(()).count(b"BEGIN X509 CRL") == 1
 
 
 def test_a_second_authority_in_the_same_folder_is_refused(
@@ -217,7 +332,7 @@ def test_a_damaged_issuing_key_is_named(authority: Authority, damage: bytes) -> 
 def test_issuing_works_without_the_roots_key(authority: Authority) -> None:
     (authority.root_file.parent / "root.key").unlink()
 
-    identity = Authority.open(authority.root_file.parent).issue_device("cam-1", "c")
+    identity = device_identity(Authority.open(authority.root_file.parent), "cam-1", "c")
 
     assert identity.certificate_pem.count(b"BEGIN CERTIFICATE") == 2
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from quarterdeck_agent.settings import endpoint, load_settings
+from quarterdeck_agent.settings import load_settings
 from quarterdeck_controller.cli import build
 from quarterdeck_controller.fleet.enrol import write_bundle
+from quarterdeck_controller.fleet.tokens import Invitation
 from quarterdeck_controller.founding import create_home, key_places, render
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
 from quarterdeck_shared.codes import Code
@@ -136,6 +137,9 @@ def test_a_bundle_is_what_an_agent_starts_from(
     home: Home, tmp_path: Path, clock: ManualClock
 ) -> None:
     samples = tmp_path / "samples"
+    invitation = Invitation(
+        "cam-1", "cam", "t" * 32, "claim-1", b"claim and key", clock.now()
+    )
 
     bundle = write_bundle(
         home,
@@ -143,6 +147,7 @@ def test_a_bundle_is_what_an_agent_starts_from(
         "cam",
         tmp_path / "devices" / "cam-1",
         clock,
+        invitation=invitation,
         source=samples,
         interval_s=0.05,
         repeat=False,
@@ -158,10 +163,13 @@ def test_a_bundle_is_what_an_agent_starts_from(
     assert (settings.source.path, settings.source.repeat) == (samples, False)
     assert settings.root == bundle / "root.json"
     assert settings.state == bundle / "state"
-    assert stat.S_IMODE((bundle / "key.pem").stat().st_mode) == 0o600
-    reached = endpoint(settings)
-    context = ssl.create_default_context(cafile=reached.ca)
-    context.load_cert_chain(reached.certificate, reached.key)
+    assert settings.identity.file == bundle / "state" / "identity.pem"
+    assert settings.enrolment.claim.read_bytes() == b"claim and key"
+    assert settings.enrolment.token.read_text() == "t" * 32 + "\n"
+    secrets = (settings.enrolment.claim, settings.enrolment.token)
+    assert {stat.S_IMODE(it.stat().st_mode) for it in secrets} == {0o600}
+    assert not any(bundle.rglob("*.key"))
+    ssl.create_default_context(cafile=bundle / "ca.pem")
 
 
 def test_without_a_source_the_section_is_there_to_be_filled_in(
@@ -187,13 +195,15 @@ def test_a_bundle_that_exists_is_not_overwritten(
     home: Home, tmp_path: Path, clock: ManualClock
 ) -> None:
     bundle = write_bundle(home, "cam-1", "cam", tmp_path / "cam-1", clock)
-    key = (bundle / "key.pem").read_bytes()
+    before = (bundle / "agent.toml").read_bytes()
+    (bundle / "mine").write_bytes(b"")
 
     with pytest.raises(RejectedError) as refusal:
         write_bundle(home, "cam-1", "cam", bundle, clock)
 
     assert refusal.value.code is Code.CONFLICT
-    assert (bundle / "key.pem").read_bytes() == key
+    assert (bundle / "agent.toml").read_bytes() == before
+    assert (bundle / "mine").exists()
 
 
 @pytest.mark.parametrize(
