@@ -98,6 +98,13 @@ class Announcer:
         if renewal.waiting:
             log.warning(
                 "event=renewal_waits roles=%s: half of their validity is over and their"
-                " keys are not on this machine; sign them where the keys are",
+                " keys are not on this machine; quarterdeck key requests shows whose"
+                " signatures are needed",
                 ",".join(renewal.waiting),
+            )
+        for request in renewal.requests:
+            log.warning(
+                "event=request_opened request=%s: quarterdeck key export %s",
+                request,
+                request,
             )

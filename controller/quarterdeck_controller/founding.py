@@ -27,6 +27,7 @@ from quarterdeck_controller.release.roles import (
     PROVENANCE,
     ROOT,
     ROOT_KEYS,
+    ROOT_THRESHOLD,
     SNAPSHOT,
     TARGETS,
     TIME,
@@ -178,15 +179,55 @@ def _keys(
             keys[role] = [folder.create(name) for name in key_names(role)]
         else:
             keys[role] = [half.public() for half in halves.get(role, ())]
-        need = 2 if role == ROOT else 1
+        need = ROOT_THRESHOLD if role == ROOT else 1
         if len(keys[role]) < need:
             raise RejectedError(
                 Code.NOT_ALLOWED,
-                f"{role} needs {need} key(s), {len(keys[role])} public halves were "
-                "given: quarterdeck key create makes them where they are kept, or "
-                "init --test makes all of them here, for a test",
+                f"{role} needs {need} key(s), {len(keys[role])} public halves of it "
+                "were given. quarterdeck key create makes each where it is kept; "
+                "for a test, init --test makes all of them here",
             )
+    _check_distinct(keys[ROOT])
     return keys
+
+
+def _check_distinct(keys: Sequence[Key]) -> None:
+    if len({key.keyid for key in keys}) < len(keys):
+        raise RejectedError(Code.NOT_ALLOWED, "one key of root was given twice")
+
+
+def halves_by_role(
+    halves: Sequence[PublicHalf], classes: Sequence[str]
+) -> dict[str, list[PublicHalf]]:
+    """Return public halves by the role that their names tell.
+
+    A name is the role's, or the role's and a number: ``root-1``, ``targets``,
+    ``class-cam``, ``class-cam-2``.
+
+    Raises:
+        RejectedError: ``NAME_INVALID`` for a name that tells no role whose keys are
+            brought, ``CONFLICT`` for two halves of one name.
+    """
+    roles = (ROOT, TARGETS, PROVENANCE, *(class_role(name) for name in classes))
+    found: dict[str, list[PublicHalf]] = {}
+    for half in halves:
+        role = _role_named(half.name, roles)
+        if any(half.name == other.name for other in found.get(role, ())):
+            raise RejectedError(Code.CONFLICT, f"two keys are called {half.name}")
+        found.setdefault(role, []).append(half)
+    return found
+
+
+def _role_named(name: str, roles: Sequence[str]) -> str:
+    for role in sorted(roles, key=len, reverse=True):
+        rest = name.removeprefix(role)
+        if name.startswith(role) and re.fullmatch(r"(-[0-9]{1,4})?", rest):
+            return role
+    raise RejectedError(
+        Code.NAME_INVALID,
+        f"the key {name} is named for none of {', '.join(roles)} (a number may follow: "
+        "root-1)",
+    )
 
 
 def render(settings: Settings) -> str:

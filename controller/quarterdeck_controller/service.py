@@ -33,6 +33,7 @@ from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.monitor.ingest import Ingest
 from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.director import Director
+from quarterdeck_controller.release.guard import check_offline_keys
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.server import MetadataServer
 from quarterdeck_controller.release.timekeeper import Timekeeper
@@ -73,6 +74,7 @@ async def serve(home: Home, clock: Clock, rng: Rng, *, boot: int, ready: Ready) 
             let us in; later, that our broker ended and cannot be started again.
     """
     settings = home.settings()
+    check_offline_keys(home, settings, clock)
     with _only_one(home), Store.open(home.database) as store:
         broker = _own_broker(home, settings, clock)
         await ServiceKeeper(home, broker, clock).renew()
@@ -123,6 +125,7 @@ class Parts:
 
     async def run(self) -> None:
         """Run all parts until cancelled; one that fails ends them all."""
+        await self.needs.subscribe()
         loops = {
             "announcer": self.announcer.run(),
             "listener": self.listener.run(),
@@ -137,7 +140,6 @@ class Parts:
             "renewal": self.renewal.run(),
             "services": self.services.run(),
         }
-        await self.needs.subscribe()
         async with asyncio.TaskGroup() as group:
             for name, loop in loops.items():
                 group.create_task(loop, name=name)

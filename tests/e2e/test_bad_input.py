@@ -32,7 +32,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("original")
     terminal = Terminal(folder)
     classes = ("--class", "cam", "--class", "gateway")
-    terminal.must("init", "--port", free_port(), *classes)
+    terminal.must("init", "--test", "--port", free_port(), *classes)
     write_variants(folder / "v1", home=Home.open(folder / DEFAULT_HOME))
     terminal.must("release", "create", "v1", "--name", "model", "--version", 1)
     terminal.must("device", "enrol", "one", "--class", "cam")
@@ -116,12 +116,12 @@ COMMANDS: dict[str, tuple[Words, Code, str]] = {
         "device one is of class cam, now gateway was asked for",
     ),
     "a home where it cannot be": (
-        ("init", "--home", "waves.onnx/home"),
+        ("init", "--test", "--home", "waves.onnx/home"),
         Code.DISK_FAILED,
         "waves.onnx/home cannot be made",
     ),
     "a port that is none": (
-        ("init", "--home", "other", "--port", 99999),
+        ("init", "--test", "--home", "other", "--port", 99999),
         Code.SETTINGS_INVALID,
         "broker.port: Input should be less than or equal to 65535, got 99999",
     ),
@@ -316,7 +316,7 @@ def test_an_agent_that_cannot_work_does_not_start(
 
 @pytest.mark.parametrize(
     "words",
-    [("init", "--home", "x"), ("class", "list"), ("release", "list"),
+    [("init", "--test", "--home", "x"), ("class", "list"), ("release", "list"),
      ("rollout", "list"),
      ("device", "list"), ("monitor",), ("device", "show", "one"),
      ("release", "show", "model@1"), ("rollout", "plan", "model@1"),

@@ -31,7 +31,7 @@ QUICK = ("--waves", "1,100%", "--soak", "1", "--probation", "1")
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     """Give a fleet on mosquitto with two releases and two devices that are online."""
     terminal = Terminal(tmp_path)
-    terminal.must("init", "--broker", "mosquitto", "--port", free_port())
+    terminal.must("init", "--test", "--broker", "mosquitto", "--port", free_port())
     release(terminal, 1, "static")
     release(terminal, 2, "dynamic")
     processes = [terminal.starts("quarterdeck", "serve")]
