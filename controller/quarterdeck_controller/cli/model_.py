@@ -13,14 +13,16 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from quarterdeck_controller.cli.attesting import attest, find_attester
 from quarterdeck_controller.cli.comparing import compare as print_comparison
-from quarterdeck_controller.cli.options import JsonOption
+from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import (
     EXIT_REFUSED,
     out,
     print_json,
     print_table,
 )
+from quarterdeck_controller.cli.passphrases import PassphraseOption
 from quarterdeck_controller.cli.watching import watched
 from quarterdeck_controller.optimize.data.samples import Data
 from quarterdeck_controller.optimize.evaluate import Result, evaluate_model
@@ -115,6 +117,16 @@ def optimize(
         typer.Option("--fresh", help="Use nothing that an earlier run has found."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Splits the samples, trains.", min=0)] = 0,
+    attest_with: Annotated[
+        Path | None,
+        typer.Option(
+            "--attest-with",
+            help="The provenance key that vouches for what is written; in a test home "
+            "its own does. Else: model attest, afterwards.",
+        ),
+    ] = None,
+    passphrase_file: PassphraseOption = None,
+    home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
     """Find the best integer variant of a float model for each device class.
@@ -122,6 +134,7 @@ def optimize(
     Exit code 0 when every class was accepted, 3 when some were refused.
     """
     check_writable(out_folder)
+    vouch = find_attester(attest_with, passphrase_file, home)
     profiles = [load_profile(k) for k in device_class or DEFAULT_CLASSES]
     options = Options(
         name=name,
@@ -142,9 +155,18 @@ def optimize(
             options=options,
             on_progress=show,
         )
-    folders = [write(one, out_folder, keep_refused=keep_refused) for one in results]
+    folders = [
+        write(one, out_folder, keep_refused=keep_refused, attest=vouch)
+        for one in results
+    ]
     page = write_report([(one.evaluation, one.story) for one in results], out_folder)
     _tell(results, [*folders, page], json=json)
+    if vouch is None and not json:
+        out.print(
+            f"Nobody vouches for them yet: quarterdeck model attest {out_folder} --key "
+            "KEY",
+            markup=False,
+        )
     if not all(result.accepted for result in results):
         raise typer.Exit(EXIT_REFUSED)
 
@@ -194,6 +216,9 @@ def evaluate(
     print_table(("", ""), list(_result(scored)), title=model.name)
     for note in scored.notes:
         out.print(f"  {note}", style="yellow", markup=False)
+
+
+app.command()(attest)
 
 
 @app.command()

@@ -101,13 +101,13 @@ class Finding:
         where = f"{self.release} for {self.index.device_class}: {self.index.recipe}"
         builder = predicate.run_details.builder.id
         keys = ", ".join(key[:12] for key in self.vouched)
-        unit = figures.unit
-        scores = f"{_figure(figures.score, unit)}, float {_figure(figures.float_score, unit)}"
+        score = _figure(figures.score, figures.unit)
+        reference = _figure(figures.float_score, figures.unit)
         told = [
             f"{where}, {size:,} bytes, {self.operators} operators",
             f"it {self.ran}",
             f"made by {builder} from the float model {model[:12]}, signed by {keys}",
-            f"score {scores}: {figures.decision}",
+            f"score {score}, float {reference}: {figures.decision}",
         ]
         if self.listing.override:
             told.append(f"refused, and released all the same: {self.listing.override}")
