@@ -81,7 +81,7 @@ OnFailureOption = Annotated[str, typer.Option(help="rollback or pause.")]
 ProbationOption = Annotated[
     str, typer.Option(help="How long a device watches the model before it commits.")
 ]
-ReasonOption = Annotated[str, typer.Option(help="Why, for the audit trail.")]
+ReasonOption = Annotated[str, typer.Option(help="Why, for the audit log.")]
 
 
 @app.command("plan")
@@ -273,7 +273,11 @@ def rollback(
 def _command(
     rollout: int, step: Step, reason: str, home: Path, *, as_json: bool
 ) -> None:
-    with opened(home, Act.ROLLOUT_CHANGE) as fleet, fleet.store.write() as records:
+    subject = f"rollout:{rollout}"
+    with (
+        opened(home, Act.ROLLOUT_CHANGE, subject) as fleet,
+        fleet.store.write() as records,
+    ):
         moved = carry_out_command(records, rollout, step, reason, fleet.clock.now())
     if as_json:
         print_json(summary(moved))

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from quarterdeck_controller.access.roles import Act
+from quarterdeck_controller.cli.opened import opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption
 from quarterdeck_controller.cli.output import err
 from quarterdeck_controller.home import Home
@@ -29,13 +31,14 @@ def command(
         format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
     )
     logging.getLogger("tuf").setLevel(logging.WARNING)
-    try:
-        asyncio.run(_until_told(Home.open(home)))
-    except BaseExceptionGroup as group:
-        error = unwrap(group)
-        if error is None:
-            raise
-        raise error from group
+    with opened(home, Act.SERVE) as fleet:
+        try:
+            asyncio.run(_until_told(fleet.home))
+        except BaseExceptionGroup as group:
+            error = unwrap(group)
+            if error is None:
+                raise
+            raise error from group
 
 
 async def _until_told(home: Home) -> None:
