@@ -83,7 +83,7 @@ def _parse(csr: bytes) -> x509.CertificateSigningRequest:
         request = x509.load_der_x509_csr(_repaired(_der(csr)))
         # Parsed lazily: what is wrong inside shows only now.
         _ = request.subject, request.signature_hash_algorithm, request.public_key()
-    except (ValueError, UnsupportedAlgorithm, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise RejectedError(
             Code.MALFORMED, f"the certificate request cannot be read: {error}"[:200]
         ) from error
