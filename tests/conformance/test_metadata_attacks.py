@@ -5,7 +5,6 @@ in some tests keys. Each refusal must carry its code, and must leave the device 
 accept the honest assignment afterwards.
 """
 
-import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -198,34 +197,7 @@ def test_rollback_of_the_root_after_the_cache_was_lost(world: World) -> None:
     assert heals(world)
 
 
-# -- power cuts ----------------------------------------------------------------------
-
-CACHE = ("timestamp.json", "snapshot.json", "targets.json", "class-cam.json")
-
-
-def lost(count: int) -> list[tuple[str, ...]]:
-    """Return every choice of ``count`` files of the cache."""
-    return list(itertools.combinations(CACHE, count))
-
-
-@pytest.mark.parametrize("damage", ["emptied", "truncated", "deleted"])
-@pytest.mark.parametrize("names", [*lost(1), *lost(2), *lost(3), *lost(4)], ids=len)
-def test_a_power_cut_in_the_cache_lets_no_older_repository_in(
-    world: World, names: tuple[str, ...], damage: str
-) -> None:
-    old = world.now_served()
-    world.release(2)
-    world.device().accept(world.assign(1, version=2))
-    for name in names:
-        file = world.state() / "metadata" / name
-        data = file.read_bytes()
-        file.unlink()
-        if damage != "deleted":
-            file.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"")
-    world.serve_only(old)
-
-    assert refusal(world.device(), world.assign(2)) is Code.METADATA_ROLLBACK
-    assert heals(world)
+# -- power cuts (all of them are in tests/crash/test_trust.py) -------------------------
 
 
 def test_a_lost_cache_is_fetched_again(world: World) -> None:

@@ -35,6 +35,7 @@ from quarterdeck_shared.assignment import PAYLOAD_TYPE, Assignment
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import digest
+from quarterdeck_shared.reported import Slot
 from tests.support.releases import NOW, ManualClock, copied_home, write_variants
 
 BUILT = NOW - timedelta(days=30)
@@ -107,6 +108,8 @@ class World:
         device_class: str = "cam",
         *,
         state: str | None = None,
+        running: Slot | None = None,
+        notice: Callable[[Code, str], None] = lambda _code, _detail: None,
     ) -> Trust:
         """Return the judgement of a device; the same ``state`` is the same memory."""
         return Trust(
@@ -117,6 +120,8 @@ class World:
             fetcher=self.broker,
             clock=self.clock,
             built=BUILT,
+            running=lambda: running,
+            notice=notice,
         )
 
     def state(self, name: str = "cam-1") -> Path:

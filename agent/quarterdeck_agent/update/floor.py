@@ -4,7 +4,8 @@ Metadata caches may be lost in a power cut and clocks may be set back; this file
 not. It is written twice, each time durably, and each copy carries its own digest: one
 damaged copy is mended from the other. When no copy can be read the device refuses,
 because an empty floor would accept the oldest repository that is still unexpired. A
-device on which neither file exists is a new one.
+device on which neither file exists is a new one, unless something else shows that it is
+not: the floor is the first that a new device writes.
 """
 
 import hashlib
@@ -74,11 +75,16 @@ class FloorFile:
 
     folder: Path
 
-    def load(self, built: datetime) -> Floor:
+    def load(self, built: datetime, *, lived: bool = False) -> Floor:
         """Return the floor; on a new device, one that knows only when it was built.
 
+        Args:
+            built: When this software was built.
+            lived: Whether the device has accepted something before.
+
         Raises:
-            RejectedError: ``FLOOR_DAMAGED`` when it is there and cannot be read.
+            RejectedError: ``FLOOR_DAMAGED`` when it is there and cannot be read, or is
+                not there though the device has ``lived``.
             OSError: The disk failed.
         """
         copies = [_read(path) for path in self._paths]
@@ -90,6 +96,10 @@ class FloorFile:
             raise RejectedError(
                 Code.FLOOR_DAMAGED,
                 f"{self.folder}: {'; '.join(error.detail for error in damage)}",
+            )
+        if lived:
+            raise RejectedError(
+                Code.FLOOR_DAMAGED, f"{self.folder}: both copies are gone"
             )
         return Floor(generation=0, time=built)
 

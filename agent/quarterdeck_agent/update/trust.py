@@ -153,7 +153,7 @@ class Trust:
             self._look_after_running(self._refreshed().refreshed)
 
     def _refreshed(self) -> _Ground:
-        floor = self._floor_file.load(self._built)
+        floor = self._floor()
         # 6.2  The reference time, as far as it is known before anybody is asked.
         now = verify.reference_time(self._built, floor, self._clock.now())
         # 6.3  Root chain, timestamp, snapshot, targets.
@@ -171,6 +171,13 @@ class Trust:
         verify.check_unexpired(seen, now)
         refreshed.judge_at(now)
         return _Ground(refreshed, floor, now)
+
+    def _floor(self) -> Floor:
+        # A new device writes its floor before anything else, so that one that has no
+        # floor but a cache, or runs something, has lost it.
+        lived = self._source.cache.exists() or self._running() is not None
+        floor = self._floor_file.load(self._built, lived=lived)
+        return floor if floor.generation else self._floor_file.save(floor)
 
     def _time_told(self, refreshed: Refreshed, seen: Seen) -> datetime | None:
         """Return the time as the controller signed it for us, if it did.
