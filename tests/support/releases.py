@@ -26,7 +26,10 @@ from quarterdeck_controller.optimize.evaluation import (
 )
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.attest import attester
-from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.drafts import following
+from quarterdeck_controller.release.listings import index_file, target_file
+from quarterdeck_controller.release.repository import Committed, Repository
+from quarterdeck_controller.release.requests import Request
 from quarterdeck_controller.release.roles import PROVENANCE
 from quarterdeck_controller.release.trial import trusting
 from quarterdeck_shared.device import Requirements
@@ -220,6 +223,17 @@ def write_variants(
 def vouchers(home: Home) -> tuple[Signer, ...]:
     """Return the keys of the home that sign provenance."""
     return Repository(home, ManualClock()).signers(PROVENANCE)
+
+
+def publish(repository: Repository) -> Committed | Request:
+    """List a small index for cam, in one change of its own."""
+    with repository.exclusive():
+        chain, index = repository.chain(), make_index()
+        role = following(chain.delegated["class-cam"], "class-cam", NOW)
+        file = target_file(index, Listing.model_validate(listing(), strict=False))
+        role.targets[file.path] = file
+        files = {index_file(file): index.encode()}
+        return repository.propose({"class-cam": role}, why="a test", attachments=files)
 
 
 def load(data: bytes) -> onnx.ModelProto:

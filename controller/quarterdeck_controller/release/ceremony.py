@@ -5,10 +5,11 @@ that the root in force names, and by enough of those that it names itself; every
 role by those that its delegator names, the new one where the change holds it too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from securesystemslib.signer import Signature
 from tuf.api.metadata import Metadata, Root, Signed, Targets
 
 from quarterdeck_controller.release.chain import Chain, Quorum, quorum
@@ -101,3 +102,64 @@ def check_follows(changed: Mapping[str, Signed], chain: Chain | None) -> None:
                 f"it would be version {signed.version} of {role}; version {in_force} "
                 "is in force now",
             )
+
+
+def lacking(
+    metadata: Mapping[str, Metadata[Any]], chain: Chain | None
+) -> tuple[Lack, ...]:
+    """Return what the new metadata of a change lacks before it can be in force."""
+    changed = {role: it.signed for role, it in metadata.items()}
+    return tuple(
+        lack
+        for role, it in metadata.items()
+        for lack in lacks(role, it, demands(role, changed, chain))
+    )
+
+
+def with_signatures(
+    metadata: Mapping[str, Metadata[Any]],
+    offered: Mapping[str, Sequence[Signature]],
+    chain: Chain | None,
+) -> dict[str, Metadata[Any]]:
+    """Return the metadata of the roles that signatures are ``offered`` for, with them.
+
+    Raises:
+        RejectedError: ``SIGNATURE_INVALID`` for one that does not fit; none is taken.
+    """
+    changed = {role: it.signed for role, it in metadata.items()}
+    grown = {}
+    for role, signatures in offered.items():
+        if role not in metadata:
+            raise RejectedError(
+                Code.SIGNATURE_INVALID,
+                f"a signature is for {role}; the request changes {', '.join(metadata)}",
+            )
+        groups = demands(role, changed, chain)
+        for signature in signatures:
+            _check_fits(role, metadata[role], signature, groups)
+        grown[role] = Metadata(
+            metadata[role].signed,
+            {**metadata[role].signatures, **{it.keyid: it for it in signatures}},
+        )
+    return grown
+
+
+def _check_fits(
+    role: str,
+    metadata: Metadata[Any],
+    signature: Signature,
+    groups: Sequence[Demand],
+) -> None:
+    named = [it for it in groups if signature.keyid in it.quorum.keys]
+    if not named:
+        raise RejectedError(
+            Code.SIGNATURE_INVALID,
+            f"the key {signature.keyid[:12]} may not sign for {role}",
+        )
+    found = {signature.keyid: signature}
+    if not any(it.quorum.signed_by(metadata.signed_bytes, found) for it in named):
+        raise RejectedError(
+            Code.SIGNATURE_INVALID,
+            f"the signature of {signature.keyid[:12]} for {role} is not over what was "
+            "asked to be signed: it was changed on the way, or is of another request",
+        )

@@ -9,6 +9,7 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
+    MetaFile,
     Root,
     Signed,
     Snapshot,
@@ -16,6 +17,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from quarterdeck_controller.release.chain import Chain
 from quarterdeck_controller.release.roles import (
     ISSUED_FIELD,
     KEY_ROLES,
@@ -28,6 +30,7 @@ from quarterdeck_controller.release.roles import (
     lifetime,
     pattern,
 )
+from quarterdeck_shared.index import digest
 
 _Role = TypeVar("_Role", bound=Signed)
 
@@ -79,10 +82,18 @@ def following(signed: _Role, role: str, now: datetime) -> _Role:
     return copied
 
 
-def first_online(now: datetime) -> tuple[Snapshot, Timestamp]:
-    """Return the first snapshot and timestamp."""
-    timestamp = Timestamp(expires=expiry(TIMESTAMP, now))
-    return Snapshot(expires=expiry(SNAPSHOT, now)), issued(timestamp, now)
+def next_online(chain: Chain | None, now: datetime) -> tuple[Snapshot, Timestamp]:
+    """Return the snapshot and timestamp that follow those in force, or the first."""
+    if chain is None:
+        timestamp = Timestamp(expires=expiry(TIMESTAMP, now))
+        return Snapshot(expires=expiry(SNAPSHOT, now)), issued(timestamp, now)
+    timestamp = following(chain.timestamp, TIMESTAMP, now)
+    return following(chain.snapshot, SNAPSHOT, now), issued(timestamp, now)
+
+
+def meta(signed: Signed, data: bytes) -> MetaFile:
+    """Return how a snapshot or timestamp names ``data``, the file of ``signed``."""
+    return MetaFile(signed.version, len(data), {"sha256": digest(data)})
 
 
 def issued(timestamp: Timestamp, now: datetime) -> Timestamp:

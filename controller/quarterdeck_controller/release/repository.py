@@ -6,6 +6,7 @@ waits as a request until ``accept`` was given the others. What comes into force 
 in one step, which a crash cannot divide (``journal``).
 """
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,14 +15,12 @@ from datetime import datetime
 from typing import Any
 
 from securesystemslib.signer import Signature, Signer
+from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     Metadata,
-    MetaFile,
     Root,
     Signed,
     Snapshot,
-    TargetFile,
-    Targets,
     Timestamp,
 )
 from tuf.api.serialization.json import JSONSerializer
@@ -31,31 +30,35 @@ from quarterdeck_controller.release.ceremony import (
     Lack,
     check_follows,
     demands,
-    lacks,
+    lacking,
+    with_signatures,
 )
 from quarterdeck_controller.release.chain import Chain, Quorum, due, load, quorum
-from quarterdeck_controller.release.drafts import first_online, following, issued
+from quarterdeck_controller.release.drafts import following, meta, next_online
 from quarterdeck_controller.release.journal import Journal, Write
 from quarterdeck_controller.release.keys import KeyFolder
 from quarterdeck_controller.release.lock import exclusive
 from quarterdeck_controller.release.parts import PartStore
-from quarterdeck_controller.release.requests import Request, Requests, of_role
+from quarterdeck_controller.release.pruning import kept, prunable, versions
+from quarterdeck_controller.release.requests import (
+    Request,
+    Requests,
+    check_base,
+    of_role,
+)
 from quarterdeck_controller.release.roles import (
     KEY_ROLES,
     ONLINE,
     ROOT,
     SNAPSHOT,
     TIMESTAMP,
-    class_role,
 )
 from quarterdeck_controller.release.soundness import check_sound
 from quarterdeck_controller.release.witness import anchored
-from quarterdeck_shared.assignment import Target
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
 from quarterdeck_shared.errors import RejectedError
-from quarterdeck_shared.index import MAX_INDEX_BYTES, Index, digest, target_path
 
 LOCK_WAIT_S = 10.0
 _NAME = r"[a-z0-9-]{1,64}"
@@ -198,15 +201,15 @@ class Repository:
         return self._requests.get(id_)
 
     def lacks(self, request: Request) -> tuple[Lack, ...]:
-        """Return the signatures that ``request`` still needs, with who could give them.
+        """Return the signatures that ``request`` still needs, and who can give them.
 
         Raises:
             RejectedError: ``CONFLICT`` when it was made from metadata that is no longer
                 in force.
         """
         chain = self._chain_if_begun()
-        _check_base(request, chain)
-        return _lacks(request.metadata, chain)
+        check_base(request, chain)
+        return lacking(request.metadata, chain)
 
     def propose(
         self,
@@ -253,7 +256,7 @@ class Repository:
         self._check_free(changed)
         metadata = {role: _unsigned(signed) for role, signed in changed.items()}
         self._sign(metadata, chain)
-        if _lacks(metadata, chain):
+        if lacking(metadata, chain):
             created = self._clock.now()
             return self._requests.add(metadata, attached, why=why, created=created)
         self._commit(metadata, chain, attached)
@@ -271,10 +274,10 @@ class Repository:
                 when the request was made from metadata that is no longer in force.
         """
         chain = self._chain_if_begun()
-        _check_base(request, chain)
-        grown = _with_signatures(request, signatures, chain)
+        check_base(request, chain)
+        grown = with_signatures(request.metadata, signatures, chain)
         request = self._requests.keep(request, grown)
-        if _lacks(request.metadata, chain):
+        if lacking(request.metadata, chain):
             return request
         attached = {
             it.name: request.attachment(it.name).read_bytes()
@@ -287,39 +290,6 @@ class Repository:
     def cancel(self, request: Request) -> None:
         """Forget a request. The caller holds ``exclusive``."""
         self._requests.remove(request)
-
-    def publish(
-        self, listed: Sequence[tuple[Index, Mapping[str, str | int]]]
-    ) -> tuple[Target, ...]:
-        """List indexes in their class roles, in one step that all see or none.
-
-        The caller holds ``exclusive``. What is beside each index is signed with it.
-
-        Raises:
-            RejectedError: ``TOO_LARGE`` for an index, ``NOT_FOUND`` for a class without
-                a role, ``NOT_ALLOWED`` when a key is not here, ``HOME_INVALID`` when
-                it is not the role's.
-        """
-        chain, now = self.chain(), self._clock.now()
-        changed: dict[str, Targets] = {}
-        targets, files = [], {}
-        for index, custom in listed:
-            name = class_role(index.device_class)
-            if name not in chain.delegated:
-                raise RejectedError(
-                    Code.NOT_FOUND, f"class {index.device_class} has no signing role"
-                )
-            data = index.encode()
-            target = _target(index, data)
-            role = changed.setdefault(name, following(chain.delegated[name], name, now))
-            role.targets[target.path] = _listing(target, custom)
-            targets.append(target)
-            folder, _, file = target.path.rpartition("/")
-            files[f"targets/{folder}/{target.sha256}.{file}"] = data
-        for name in changed:
-            self._keys.signers(chain.quorum(name))
-        self.propose(changed, why="release", attachments=files)
-        return tuple(targets)
 
     def renew(self, now: datetime) -> Renewal:
         """Sign again every role of which half of the validity is over.
@@ -426,11 +396,7 @@ class Repository:
         root = changed.get(ROOT, chain.root if chain else None)
         assert isinstance(root, Root)
         now = self._clock.now()
-        if chain is None:
-            new_snapshot, new_timestamp = first_online(now)
-        else:
-            new_snapshot = following(chain.snapshot, SNAPSHOT, now)
-            new_timestamp = issued(following(chain.timestamp, TIMESTAMP, now), now)
+        new_snapshot, new_timestamp = next_online(chain, now)
         files = {
             f"{it.signed.version}.{role}.json": it.to_bytes(_COMPACT)
             for role, it in metadata.items()
@@ -439,14 +405,34 @@ class Repository:
             for role, it in metadata.items():
                 if role != ROOT:
                     data = files[f"{it.signed.version}.{role}.json"]
-                    new_snapshot.meta[f"{role}.json"] = _meta(it.signed, data)
+                    new_snapshot.meta[f"{role}.json"] = meta(it.signed, data)
             data = self._signed(new_snapshot, root)
             files[f"{new_snapshot.version}.snapshot.json"] = data
-            new_timestamp.snapshot_meta = _meta(new_snapshot, data)
+            new_timestamp.snapshot_meta = meta(new_snapshot, data)
         new_timestamp = anchored(new_timestamp, self._home)
         files["timestamp.json"] = self._signed(new_timestamp, root)
         self._attach(attached)
         self._journal.commit(files)
+        self._prune(now)
+
+    def _prune(self, now: datetime) -> None:
+        there = versions(self._journal.names())
+        snapshots = [
+            found
+            for it in there
+            if it.role == SNAPSHOT and (found := self._snapshot(it.file)) is not None
+        ]
+        for old in prunable(there, kept(snapshots, now)):
+            with contextlib.suppress(OSError):  # it is tried again after every change
+                (self._folder / old.file).unlink()
+
+    def _snapshot(self, name: str) -> Snapshot | None:
+        data = self._journal.read(name)
+        if data is None:
+            return None
+        with contextlib.suppress(RepositoryError):  # of a change that was cut short
+            return Metadata[Snapshot].from_bytes(data).signed
+        return None
 
     def _signed(self, signed: Snapshot | Timestamp, root: Root) -> bytes:
         metadata: Metadata[Any] = Metadata(signed)
@@ -467,89 +453,3 @@ class Repository:
 
 def _unsigned(signed: Any) -> Metadata[Any]:  # noqa: ANN401
     return Metadata(signed)
-
-
-def _lacks(
-    metadata: Mapping[str, Metadata[Any]], chain: Chain | None
-) -> tuple[Lack, ...]:
-    changed = {role: it.signed for role, it in metadata.items()}
-    return tuple(
-        lack
-        for role, it in metadata.items()
-        for lack in lacks(role, it, demands(role, changed, chain))
-    )
-
-
-def _check_base(request: Request, chain: Chain | None) -> None:
-    try:
-        check_follows(request.changed(), chain)
-    except RejectedError as error:
-        raise RejectedError(
-            error.code,
-            f"the request {request.id} was made from metadata that is no longer in "
-            f"force: {error.detail}; give it up with quarterdeck key cancel "
-            f"{request.id} and ask again",
-        ) from error
-
-
-def _with_signatures(
-    request: Request,
-    signatures: Mapping[str, Sequence[Signature]],
-    chain: Chain | None,
-) -> dict[str, Metadata[Any]]:
-    grown = {}
-    for role, offered in signatures.items():
-        metadata = request.metadata.get(role)
-        if metadata is None:
-            raise RejectedError(
-                Code.SIGNATURE_INVALID, f"the request {request.id} is not about {role}"
-            )
-        for signature in offered:
-            _check_signature(request, role, signature, chain)
-            metadata.signatures[signature.keyid] = signature
-        grown[role] = metadata
-    return grown
-
-
-def _check_signature(
-    request: Request, role: str, signature: Signature, chain: Chain | None
-) -> None:
-    payload = request.metadata[role].signed_bytes
-    groups = demands(role, request.changed(), chain)
-    if not any(signature.keyid in group.quorum.keys for group in groups):
-        raise RejectedError(
-            Code.SIGNATURE_INVALID,
-            f"the key {signature.keyid[:12]} may not sign for {role}",
-        )
-    found = {signature.keyid: signature}
-    if not any(group.quorum.signed_by(payload, found) for group in groups):
-        raise RejectedError(
-            Code.SIGNATURE_INVALID,
-            f"the signature of {signature.keyid[:12]} for {role} is not over what the "
-            f"request {request.id} asks to sign",
-        )
-
-
-def _meta(signed: Signed, data: bytes) -> MetaFile:
-    return MetaFile(signed.version, len(data), {"sha256": digest(data)})
-
-
-def _target(index: Index, data: bytes) -> Target:
-    if len(data) > MAX_INDEX_BYTES:
-        raise RejectedError(
-            Code.TOO_LARGE,
-            f"the index of {index.model}-{index.version} for {index.device_class} has "
-            f"{len(data)} bytes, at most {MAX_INDEX_BYTES} are allowed; larger chunks "
-            "(chunk_bytes in settings.toml) make it shorter",
-        )
-    path = target_path(index.device_class, index.model, index.version)
-    return Target(path=path, length=len(data), sha256=digest(data))
-
-
-def _listing(target: Target, custom: Mapping[str, str | int]) -> TargetFile:
-    return TargetFile(
-        target.length,
-        {"sha256": target.sha256},
-        target.path,
-        unrecognized_fields={"custom": dict(custom)},
-    )

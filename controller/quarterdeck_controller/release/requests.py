@@ -17,6 +17,8 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Signed
 from tuf.api.serialization.json import JSONSerializer
 
+from quarterdeck_controller.release.ceremony import check_follows
+from quarterdeck_controller.release.chain import Chain
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import sync_folder, write_durable
 from quarterdeck_shared.errors import RejectedError
@@ -253,3 +255,20 @@ def _write(
 def of_role(requests: Sequence[Request], role: str) -> Request | None:
     """Return the open request that changes ``role``, or None."""
     return next((it for it in requests if role in it.roles), None)
+
+
+def check_base(request: Request, chain: Chain | None) -> None:
+    """Refuse a request that was made from what is no longer in force.
+
+    Raises:
+        RejectedError: ``CONFLICT`` with what to do.
+    """
+    try:
+        check_follows(request.changed(), chain)
+    except RejectedError as error:
+        raise RejectedError(
+            error.code,
+            f"the request {request.id} was made from metadata that is no longer in "
+            f"force: {error.detail}; give it up with quarterdeck key cancel "
+            f"{request.id} and ask again",
+        ) from error

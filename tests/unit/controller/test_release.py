@@ -31,10 +31,9 @@ from tests.support.releases import (
     copied_home,
     evaluation,
     golden_bytes,
-    listing,
     load,
-    make_index,
     model_bytes,
+    publish,
     vouchers,
     write_variants,
 )
@@ -390,8 +389,8 @@ def test_a_publication_interrupted_after_any_write_leaves_the_old_state_in_force
         write_durable(path, data)
 
     interrupted = Repository(home, ManualClock(), write=write)
-    with pytest.raises(OSError, match="power"), interrupted.exclusive():
-        interrupted.publish([(make_index(), listing())])
+    with pytest.raises(OSError, match="power"):
+        publish(interrupted)
 
     assert versions(home) == old
     assert Catalog(home).releases() == ()
@@ -404,7 +403,7 @@ from pathlib import Path
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release import repository
 from quarterdeck_shared.durable import write_durable
-from tests.support.releases import ManualClock, listing, make_index
+from tests.support.releases import ManualClock, publish
 left = [int(sys.argv[2])]
 def write(path, data):
     if left[0] == 0:
@@ -413,8 +412,7 @@ def write(path, data):
     write_durable(path, data)
 home = Home.open(Path(sys.argv[1]))
 changing = repository.Repository(home, ManualClock(), write=write)
-with changing.exclusive():
-    changing.publish([(make_index(), listing())])
+publish(changing)
 """
 
 
