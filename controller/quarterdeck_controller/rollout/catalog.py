@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from quarterdeck_controller.store.records import Runs
@@ -61,34 +62,44 @@ class ReleasePort(Protocol):
         ...
 
 
-class CatalogPort(Protocol):
-    """The releases there are."""
+class RevokedPort(Protocol):
+    """An artifact that no device installs any more."""
 
-    def release(self, release: str, /) -> ReleasePort:
-        """Return the release of that id.
+    @property
+    def release_id(self) -> str:
+        """The release that it belonged to."""
+        ...
 
-        Raises:
-            RejectedError: ``NOT_FOUND``.
-        """
+    @property
+    def device_class(self) -> str:
+        """The class that it was for."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why it was revoked."""
+        ...
+
+    @property
+    def at(self) -> datetime:
+        """When."""
         ...
 
 
-class RememberingCatalog:
-    """A catalog that reads each release once: a release never changes."""
-
-    def __init__(self, catalog: CatalogPort) -> None:
-        self._catalog = catalog
-        self._known: dict[str, ReleasePort] = {}
+class CatalogPort(Protocol):
+    """The releases there are. What they are may change: ask anew in every round."""
 
     def release(self, release: str, /) -> ReleasePort:
-        """Return the release of that id.
+        """Return the release of that id, with the variants that are in force.
 
         Raises:
-            RejectedError: ``NOT_FOUND``.
+            RejectedError: ``NOT_FOUND``; ``RELEASE_REVOKED`` when none is in force.
         """
-        if release not in self._known:
-            self._known[release] = self._catalog.release(release)
-        return self._known[release]
+        ...
+
+    def revoked(self) -> Mapping[str, RevokedPort]:
+        """Return everything that was revoked, by its artifact's digest."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +127,22 @@ class PlainRelease:
     variants: Mapping[str, PlainVariant]
 
 
+@dataclass(frozen=True, slots=True)
+class PlainRevoked:
+    """A revocation of the fake."""
+
+    release_id: str
+    device_class: str
+    reason: str
+    at: datetime
+
+
 @dataclass(slots=True)
 class MemoryCatalog:
     """Releases in memory."""
 
     releases: dict[str, PlainRelease] = field(default_factory=dict)
+    gone: dict[str, PlainRevoked] = field(default_factory=dict)
 
     def release(self, release: str, /) -> PlainRelease:
         """Return the release of that id.
@@ -131,6 +153,19 @@ class MemoryCatalog:
         if release not in self.releases:
             raise RejectedError(Code.NOT_FOUND, f"no release {release}")
         return self.releases[release]
+
+    def revoked(self) -> Mapping[str, PlainRevoked]:
+        """Return what was revoked."""
+        return self.gone
+
+    def revoke(self, release: str, reason: str, at: datetime, *classes: str) -> None:
+        """Take variants of a release out of force, all where no class is named."""
+        known = self.releases[release]
+        left = dict(known.variants)
+        for name in classes or tuple(left):
+            variant = left.pop(name)
+            self.gone[variant.artifact] = PlainRevoked(release, name, reason, at)
+        self.releases[release] = PlainRelease(release, left)
 
 
 def runs(release: ReleasePort, device_class: str) -> Runs | None:

@@ -6,9 +6,15 @@ from datetime import timedelta
 
 from quarterdeck_controller.fleet.inventory import Selector
 from quarterdeck_controller.monitor.compare import Share
-from quarterdeck_controller.rollout.catalog import CatalogPort, VariantPort, runs
+from quarterdeck_controller.rollout.catalog import (
+    CatalogPort,
+    RevokedPort,
+    VariantPort,
+    runs,
+)
 from quarterdeck_controller.rollout.gate import Evidence
 from quarterdeck_controller.rollout.policy import Policy
+from quarterdeck_controller.rollout.revoked import without_revoked
 from quarterdeck_controller.rollout.state import UNFINISHED
 from quarterdeck_controller.rollout.view import DeviceView
 from quarterdeck_controller.store.records import (
@@ -61,7 +67,7 @@ def observe(
         RejectedError: ``SELECTOR_INVALID`` when the stored selector makes no sense.
     """
     variants = _variants(catalog, rollout.release)
-    facts = _facts(records, rollout)
+    facts = _facts(records, rollout, catalog.revoked())
     cohort = {
         it.id for it in Selector.parse(rollout.selector).of(facts.devices.values())
     }
@@ -82,14 +88,19 @@ def _variants(catalog: CatalogPort, release: str) -> Mapping[str, VariantPort]:
         return {}
 
 
-def _facts(records: Records, rollout: Rollout) -> _Facts:
+def _facts(
+    records: Records, rollout: Rollout, revoked: Mapping[str, RevokedPort]
+) -> _Facts:
     others = [it.id for it in records.rollouts.all(*UNFINISHED) if it.id != rollout.id]
     return _Facts(
         devices={it.id: it for it in records.devices.all() if it.revoked_at is None},
         presence=records.presence.all(),
         standings=records.reports.standings(),
         desired=records.assignments.digests(),
-        members={it.device: it for it in records.rollouts.members(rollout.id)},
+        members={
+            it.device: without_revoked(it, revoked)
+            for it in records.rollouts.members(rollout.id)
+        },
         held={it.device: it.rollout for it in records.rollouts.members(*others)},
     )
 

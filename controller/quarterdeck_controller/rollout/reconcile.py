@@ -10,11 +10,12 @@ import logging
 from datetime import datetime
 
 from quarterdeck_controller.fleet.assignments import Assignments
-from quarterdeck_controller.rollout.catalog import CatalogPort, RememberingCatalog
+from quarterdeck_controller.rollout.catalog import CatalogPort
 from quarterdeck_controller.rollout.execute import carry_out
 from quarterdeck_controller.rollout.observe import observe
 from quarterdeck_controller.rollout.plan import Plan, plan
 from quarterdeck_controller.rollout.policy import Policy
+from quarterdeck_controller.rollout.revoked import enforce
 from quarterdeck_controller.rollout.state import ACTIVE
 from quarterdeck_controller.store.records import Rollout
 from quarterdeck_controller.store.store import Records, Store
@@ -64,7 +65,8 @@ class Reconciler:
             tick_s: Longest rest between two rounds.
         """
         self._store = store
-        self._catalog = RememberingCatalog(catalog)
+        self._catalog = catalog
+        self._enforced: frozenset[str] = frozenset()
         self._assignments = assignments
         self._clock = clock
         self._tick_s = tick_s
@@ -94,9 +96,27 @@ class Reconciler:
         Raises:
             QuarterdeckError: The store is busy or damaged; the next round goes on.
         """
+        withdrawn = self._enforce()
         with self._store.read() as records:
             active = records.rollouts.all(*ACTIVE)
-        return sum(self._step(rollout) for rollout in active) > 0
+        return withdrawn + sum(self._step(rollout) for rollout in active) > 0
+
+    def _enforce(self) -> bool:
+        """Stop what brings revoked artifacts to devices; return whether any was."""
+        revoked = self._catalog.revoked()
+        if self._enforced == revoked.keys():
+            return False
+        now = self._clock.now()
+        with self._store.write() as records:
+            done = enforce(records, self._catalog, revoked, now)
+        self._enforced = frozenset(revoked)
+        if done.rollouts or done.withdrawn:
+            _log.warning(
+                "event=revoked_enforced rollouts=%d withdrawn=%d",
+                len(done.rollouts),
+                len(done.withdrawn),
+            )
+        return bool(done.rollouts or done.withdrawn)
 
     def _step(self, rollout: Rollout) -> bool:
         now = self._clock.now()
