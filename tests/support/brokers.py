@@ -5,7 +5,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
 from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import Admission, Grant
-from quarterdeck_controller.fleet.authority import Authority, Identity
+from quarterdeck_controller.fleet.authority import Authority, Identity, Revoked
 from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Bus, Endpoint
@@ -156,6 +156,21 @@ class RealYard:
 
 async def real_yard(kind: str, folder: Path, devices: tuple[str, ...]) -> RealYard:
     """Return a running ``nats`` or ``mosquitto`` that knows ``devices``."""
+    admission = Admission(tuple(Grant(it, CLASS) for it in devices))
+    return await yard_of(kind, folder, admission)
+
+
+async def yard_of(
+    kind: str,
+    folder: Path,
+    admission: Admission,
+    *,
+    revoked: tuple[Revoked, ...] | None = None,
+) -> RealYard:
+    """Return a running broker that admits those in ``admission``.
+
+    With ``revoked`` it is given a list of revocations from the beginning.
+    """
     authority = Authority.create(folder / "authority", "test", SystemClock())
     certificate, key = folder / "broker.pem", folder / "broker.key"
     authority.issue_server(["127.0.0.1", "localhost"]).write(certificate, key)
@@ -171,6 +186,9 @@ async def real_yard(kind: str, folder: Path, devices: tuple[str, ...]) -> RealYa
         key=key,
         clock=SystemClock(),
     )
-    await broker.admit(Admission(tuple(Grant(it, CLASS) for it in devices)))
+    if revoked is not None:
+        revocations = authority.revocation_list(revoked)
+        admission = replace(admission, revocations=revocations)
+    await broker.admit(admission)
     await broker.start()
     return RealYard(folder, authority, broker)
