@@ -70,6 +70,7 @@ class Registry:
             broker_is_away=away,
         )
         await bus.start()
+        await bus.wait_connected(5)
         await bus.subscribe(f"{topics.ROOT}/#", registry._hear)
         return registry
 
