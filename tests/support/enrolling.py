@@ -1,6 +1,7 @@
 """A whole controller over a real broker, and machines that it invites."""
 
 import asyncio
+import itertools
 import os
 import random
 import subprocess
@@ -39,6 +40,11 @@ class Fleet:
     home: Home
     agents: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     serving: "asyncio.Task[None] | None" = None
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def newcomer(self) -> Path:
+        """Return the bundle of a device that there was not before."""
+        return self.invite(f"cam-{next(self.numbers)}")[0]
 
     @contextmanager
     def records(self) -> Iterator[Records]:

@@ -23,10 +23,13 @@ from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 
-LOOK_S = 5.0
+LOOK_S = 2.0
 """How often the files are looked at: a token may be put there at any time."""
 PACE_S = 1.0
 """Shortest wait after a step that went well."""
+SETTLE_S = 60.0
+"""So long a new certificate is used before the next one is asked for, however short its
+life: the controller has to see it in use before it retires the ones before."""
 TRIES = 20
 """So often a new certificate may be turned away before another is asked for."""
 
@@ -67,6 +70,7 @@ class Keeper:
         self._failures = 0
         self._turned_away = 0
         self._not_before = 0.0
+        self._settled_at = 0.0
         self._asked_with = ""
         self._started = False
         self._seen: object = None
@@ -136,7 +140,10 @@ class Keeper:
         """Return how long to wait before ``step``; a new token is tried at once."""
         if step is Step.ENROL and self._held.token != self._asked_with:
             return 0
-        return self._not_before - self._clock.monotonic()
+        begin = self._not_before
+        if step is Step.RENEW:
+            begin = max(begin, self._settled_at)
+        return begin - self._clock.monotonic()
 
     def _rest(self, chosen: Plan) -> None:
         trouble = self._held.trouble
@@ -189,19 +196,22 @@ class Keeper:
     async def _switch(self) -> None:
         """Have the session be of the certificate that is now in use."""
         await self.load()
+        used = self._held.used
+        if used is not None:
+            settles_s = min(SETTLE_S, used.certificate.life.total_seconds() / 20)
+            self._settled_at = self._clock.monotonic() + settles_s
         await self._bus.reconnect()
 
     def _failed(self, step: Step, error: QuarterdeckError) -> None:
         self._failures += 1
-        refused = isinstance(error, RejectedError)
         if step is Step.TRY:
-            refused = False
             self._turned_away += 1
             if self._turned_away >= TRIES:
                 self._turned_away = 0
                 self._files.drop_new()
-        if error.code is Code.REQUEST_UNPROVEN:
-            self._files.drop_new()
+        elif error.code is Code.REQUEST_UNPROVEN:
+            self._files.drop_new()  # another key may do
+        refused = isinstance(error, RejectedError) and not _may_end(step, error)
         waits = wait_s(self._failures, refused=refused, rng=self._rng)
         self._not_before = self._clock.monotonic() + waits
         self._note(error)
@@ -245,3 +255,8 @@ class Keeper:
             token = read_token(self._settings.enrolment.token) or ""
             held = replace(held, token=token)
         return held
+
+
+def _may_end(step: Step, error: RejectedError) -> bool:
+    """Return whether a refusal may end without a person."""
+    return step is Step.TRY or error.code is Code.REQUEST_UNPROVEN

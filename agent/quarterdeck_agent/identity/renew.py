@@ -11,7 +11,6 @@ import secrets
 from quarterdeck_agent.identity.certificate import Certificate
 from quarterdeck_agent.identity.enrol import (
     ANSWER_S,
-    CONNECT_S,
     MAX_REPLY_BYTES,
     Connect,
     refusal_of,
@@ -26,6 +25,8 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.enrolment import CertificateReply, RenewalRequest
 from quarterdeck_shared.errors import RejectedError, TransientError
 
+TRY_S = 8.0
+"""Longest a new certificate is tried at a time."""
 _ID_BITS = 53
 
 
@@ -57,11 +58,11 @@ async def is_let_in(settings: Settings, new: Identity, connect: Connect) -> None
     await bus.subscribe(topics.CONTROLLER_STATE, lambda _message: heard.set())
     await bus.start()
     try:
-        await bus.wait_connected(CONNECT_S)
-        async with asyncio.timeout(ANSWER_S):
+        await bus.wait_connected(TRY_S)
+        async with asyncio.timeout(TRY_S):
             await heard.wait()
     except TimeoutError as error:
-        detail = f"the new certificate heard nothing within {ANSWER_S:g} s"
+        detail = f"the new certificate heard nothing within {TRY_S:g} s"
         raise TransientError(Code.TIMED_OUT, detail) from error
     finally:
         await bus.close()
