@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
-from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.repository import Renewal, Repository
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Bus, Will
 from quarterdeck_shared.clock import Clock
@@ -19,7 +20,11 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Keeps the two retained topics of the controller true (PROTOCOL.md section 3)."""
+    """Keeps the two retained topics of the controller true (PROTOCOL.md section 3).
+
+    Args:
+        record: Is told, in a thread, of metadata that was signed again.
+    """
 
     def __init__(
         self,
@@ -28,8 +33,10 @@ class Announcer:
         clock: Clock,
         *,
         boot: int,
+        record: Callable[[Renewal], None] = lambda _: None,
     ) -> None:
         self._bus = bus
+        self._record = record
         self._repository = repository
         self._clock = clock
         self._boot = boot
@@ -90,6 +97,8 @@ class Announcer:
     async def _renew(self) -> None:
         try:
             renewal = await asyncio.to_thread(self._repository.renew, self._clock.now())
+            if renewal.renewed or renewal.requests:
+                await asyncio.to_thread(self._record, renewal)
         except QuarterdeckError as error:
             log.warning("event=renewal_held code=%s: %s", error.code, error.detail)
             return

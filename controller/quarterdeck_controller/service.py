@@ -26,18 +26,19 @@ from quarterdeck_controller.fleet.assignments import Assignments
 from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.enrolment import EnrolmentServer
 from quarterdeck_controller.fleet.listener import Listener
-from quarterdeck_controller.fleet.renewal import RenewalServer
 from quarterdeck_controller.fleet.refusals import RefusalListener
+from quarterdeck_controller.fleet.renewal import RenewalServer
 from quarterdeck_controller.fleet.services import ServiceKeeper
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.monitor.ingest import Ingest
 from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.release.guard import check_offline_keys
-from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.repository import Renewal, Repository
 from quarterdeck_controller.release.server import MetadataServer
 from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_controller.rollout.reconcile import Reconciler
+from quarterdeck_controller.store.ledger import Entry
 from quarterdeck_controller.store.store import Store
 from quarterdeck_controller.transfer.needs import NeedListener
 from quarterdeck_controller.transfer.publisher import Publisher
@@ -169,7 +170,9 @@ def _assemble(
         ),
     )
     return Parts(
-        announcer=Announcer(bus, repository, clock, boot=boot),
+        announcer=Announcer(
+            bus, repository, clock, boot=boot, record=_recorder(store, clock)
+        ),
         listener=Listener(heard, store, clock, on_change=reconciler.wake),
         refusals=RefusalListener(heard, store, clock),
         ingest=Ingest(heard, store, clock),
@@ -197,6 +200,15 @@ def _assemble(
         ),
         services=ServiceKeeper(home, door.broker, clock),
     )
+
+
+def _recorder(store: Store, clock: Clock) -> Callable[[Renewal], None]:
+    def record(renewal: Renewal) -> None:
+        detail = {"roles": renewal.renewed, "requests": renewal.requests}
+        with store.write() as records:
+            records.audit.append(Entry(clock.now(), "metadata.renew", detail=detail))
+
+    return record
 
 
 def _chunk_topic(catalog: Catalog) -> Callable[[str], str | None]:
