@@ -88,6 +88,7 @@ class EmbeddedBroker:
         self._process: BrokerProcess | None = None
         self._admission = Admission()
         self._in_force: Admission | None = None
+        self._sound = b""
         self._admitting = asyncio.Lock()
 
     async def start(self) -> None:
@@ -181,15 +182,22 @@ class EmbeddedBroker:
             raise RejectedError(Code.BROKER_FAILED, detail) from error
 
     def _without_faults(self, admission: Admission) -> Admission:
-        """Return ``admission`` without a list that would lock everybody out."""
+        """Return ``admission`` without a list that would lock everybody out.
+
+        The last one that was sound stays in its place for as long as it is.
+        """
         lists, now = admission.revocations, self._clock.now()
         if not lists:
             return admission
-        why = fault(lists, self._server.certificate.read_bytes(), now)
+        chain = self._server.certificate.read_bytes()
+        why = fault(lists, chain, now)
         if why is None:
-            end = ends(lists)
-            if end is not None and end < now + SOON:
-                _log.warning("event=revocations_end_soon at=%s", end.isoformat())
-            return admission
-        _log.error("event=revocations_left_out: the list of revocations: %s", why)
-        return replace(admission, revocations=b"")
+            self._sound = lists
+        else:
+            _log.error("event=revocations_left_out: the list of revocations: %s", why)
+            if self._sound and fault(self._sound, chain, now) is not None:
+                self._sound = b""
+        end = ends(self._sound)
+        if end is not None and end < now + SOON:
+            _log.warning("event=revocations_end_soon at=%s", end.isoformat())
+        return replace(admission, revocations=self._sound)

@@ -159,7 +159,8 @@ class BrokerProcess:
 
         One that is stuck since its disk was full is ended once there is room again.
         """
-        process = self._process
+        async with self._changing:
+            process = self._process
         if process is None:
             raise RuntimeError("the broker was not started")
         while True:
