@@ -254,7 +254,7 @@ class Repository:
         for role, signed in changed.items():
             check_sound(role, signed)
         self._check_free(changed)
-        metadata = {role: _unsigned(signed) for role, signed in changed.items()}
+        metadata = {role: Metadata[Any](signed) for role, signed in changed.items()}
         self._sign(metadata, chain)
         if lacking(metadata, chain):
             created = self._clock.now()
@@ -449,7 +449,3 @@ class Repository:
             file = self._folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             self._write(file, data)
-
-
-def _unsigned(signed: Any) -> Metadata[Any]:  # noqa: ANN401
-    return Metadata(signed)
