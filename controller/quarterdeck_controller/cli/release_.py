@@ -24,6 +24,7 @@ from quarterdeck_controller.cli.release_text import (
 from quarterdeck_controller.release.assemble import Proposal, propose_release
 from quarterdeck_controller.release.catalog import Catalog, Release
 from quarterdeck_controller.release.export import export_signed
+from quarterdeck_controller.release.gate import allowed_by
 from quarterdeck_controller.release.held import held_artifacts
 from quarterdeck_controller.release.keyfile import KeyFile
 from quarterdeck_controller.release.links import Link, variant_links
@@ -58,6 +59,10 @@ def create(
         str | None,
         typer.Option(help="Why refused variants are released all the same; signed."),
     ] = None,
+    profile: Annotated[
+        list[Path] | None,
+        typer.Option(help="A class's own profile, for what its models may hold."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sign the variants in a folder as one release, or ask for the signatures."""
@@ -72,6 +77,7 @@ def create(
             fleet.clock,
             override=override,
             classes=tuple(classes or ()),
+            allowed=allowed_by(profile or ()),
             held=held,
         )
         _print_proposal(fleet, proposal, as_json=as_json)

@@ -22,7 +22,13 @@ from quarterdeck_controller.optimize.evaluation import (
 )
 from quarterdeck_controller.release.catalog import Catalog, Release
 from quarterdeck_controller.release.drafts import following
-from quarterdeck_controller.release.gate import PARTS, Finding, Inspector
+from quarterdeck_controller.release.gate import (
+    PARTS,
+    Allowed,
+    Finding,
+    Inspector,
+    shipped,
+)
 from quarterdeck_controller.release.held import read_held
 from quarterdeck_controller.release.listings import (
     index_file,
@@ -129,6 +135,7 @@ def propose_release(
     override: str | None = None,
     classes: Sequence[str] = (),
     trial: Trial = run_once,
+    allowed: Allowed = shipped,
     held: Held | None = None,
 ) -> Proposal:
     """Sign what ``variants_dir`` holds, or ask those who hold the class keys to.
@@ -148,6 +155,7 @@ def propose_release(
         override: Why refused variants are released.
         classes: Which classes; empty is all.
         trial: How each variant is run once.
+        allowed: What models of a class may hold.
         held: By class, the artifacts that its devices hold; None asks the database.
 
     Raises:
@@ -172,7 +180,8 @@ def propose_release(
     size = home.settings().chunk_bytes
     variants = [_variant(it, version, listing, size, override) for it in drafts]
     # Outside the lock: it takes seconds, and others may renew signatures meanwhile.
-    findings = _inspected(Inspector(repository.chain().targets, trial=trial), variants)
+    inspector = Inspector(repository.chain().targets, allowed=allowed, trial=trial)
+    findings = _inspected(inspector, variants)
     with repository.exclusive():
         if _next_counter(catalog, repository) != counter:
             raise RejectedError(

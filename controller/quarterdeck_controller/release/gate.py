@@ -3,7 +3,8 @@
 It runs on whatever machine holds the key, from the bytes of a change alone. For every
 target that the class role did not list before:
 
-1. its path, index, listing and release counter agree with each other;
+1. its path, index, listing and release counter agree with each other, and what the
+   index demands of devices is what was measured;
 2. every part has the bytes that the index names;
 3. its provenance is signed by the role ``provenance``, speaks of exactly these bytes
    and says what the evaluation says (``release/provenance.py``): nothing is parsed
@@ -15,10 +16,11 @@ target that the class role did not list before:
 What was listed before may only go, never change.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tuf.api.metadata import Signed, TargetFile, Targets
+from tuf.api.metadata import TargetFile, Targets
 
 from quarterdeck_controller.optimize.evaluation import (
     MAX_EVALUATION_BYTES,
@@ -29,10 +31,9 @@ from quarterdeck_controller.optimize.profile import Gate, load_profile, profile_
 from quarterdeck_controller.optimize.report.wording import number
 from quarterdeck_controller.optimize.steps import Replayed
 from quarterdeck_controller.release import provenance
-from quarterdeck_controller.release.chain import Chain
 from quarterdeck_controller.release.listings import index_file, listing_of
 from quarterdeck_controller.release.revocation import revoked_in
-from quarterdeck_controller.release.roles import class_role, role_class
+from quarterdeck_controller.release.roles import class_role
 from quarterdeck_controller.release.screening import STRICT, check_golden, check_model
 from quarterdeck_controller.release.statement import Statement
 from quarterdeck_controller.release.trial import Trial, check_replayed, run_once
@@ -144,6 +145,17 @@ class Examined:
         )
 
 
+def allowed_by(files: Sequence[Path]) -> Allowed:
+    """Return the limits that profiles of one's own set, beside those that ship.
+
+    Raises:
+        RejectedError: ``PROFILE_INVALID`` when one makes no sense.
+    """
+    profiles = [load_profile(str(file)) for file in files]
+    own = {profile.name: profile.gate for profile in profiles}
+    return lambda name: own.get(name) or shipped(name)
+
+
 def shipped(device_class: str) -> Gate:
     """Return the limits of a class that ships with the controller, or strict ones."""
     if device_class not in profile_names():
@@ -230,6 +242,7 @@ class Inspector:
         gate = self.allowed(index.device_class)
         evaluation = _evaluation(files["evaluation.json"])
         _check_decision(evaluation, listing)
+        _check_measured(index, evaluation)
         statement = provenance.verify(files["provenance.json"], self.targets)
         _check_subjects(statement, index, files)
         provenance.check_agrees(statement, evaluation)
@@ -276,36 +289,6 @@ class Inspector:
         if self.unseal is None:
             raise _failed(f"{name} is sealed, and its key is not at hand")
         return self.unseal(index, part, data)
-
-
-def examine(
-    changed: Mapping[str, Signed], chain: Chain, read: Read, *, trial: Trial = run_once
-) -> tuple[Examined, ...]:
-    """Return what a change does to class roles; other roles are passed over.
-
-    For whoever is asked to sign it, from the files that came with the request and the
-    metadata in force, which they have verified (``key sign``)::
-
-        for examined in examine(request.changed(), chain, read_attachment):
-            for line in examined.lines(): ...
-
-    Args:
-        changed: The new metadata by role.
-        chain: What is in force.
-        read: The files that go with the change.
-        trial: How each new variant is run once.
-
-    Raises:
-        RejectedError: ``GATE_FAILED`` or ``PROVENANCE_INVALID``: it must not be signed.
-    """
-    inspector = Inspector(chain.targets, trial=trial)
-    found = []
-    for role, after in changed.items():
-        device_class = role_class(role)
-        if device_class is not None and isinstance(after, Targets):
-            before = chain.delegated.get(role)
-            found.append(inspector.role(device_class, before, after, read))
-    return tuple(found)
 
 
 _DISK = frozenset({Code.DISK_FULL, Code.DISK_FAILED})
@@ -396,6 +379,23 @@ def _check_decision(evaluation: Evaluation, listing: Listing) -> None:
             f"the evaluation refused it and nobody says why it is released: "
             f"{evaluation.reason}"
         )
+
+
+def _check_measured(index: Index, evaluation: Evaluation) -> None:
+    """Refuse an index that tells devices other than what was measured and vouched for.
+
+    Whoever assembles a release could loosen what devices hold a variant to.
+    """
+    if (index.model, index.device_class) != (evaluation.name, evaluation.device_class):
+        raise _failed(f"evaluation.json is of {evaluation.name}")
+    if index.recipe != (evaluation.recipe or "unknown"):
+        raise _failed(f"its index says recipe {index.recipe}, not {evaluation.recipe}")
+    for name in ("golden", "limits", "requires", "session", "labels"):
+        told, measured = getattr(index, name), getattr(evaluation, name)
+        if told != measured:
+            raise _failed(
+                f"its index says {name} {told}, evaluation.json says {measured}"
+            )
 
 
 def _check_subjects(
