@@ -8,8 +8,9 @@ itself: it comes with the client id of that session, which ends the older one, a
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from quarterdeck_controller.broker.port import CONTROLLER, Admission
@@ -130,9 +131,11 @@ class EmbeddedBroker:
             async with room:
                 await take_over(endpoint, client)
 
-        async with asyncio.TaskGroup() as group:
-            for client in dict.fromkeys(it for it in clients if it):
-                group.create_task(end(client), name="cut")
+        wanted = dict.fromkeys(it for it in clients if it)
+        outcomes = await asyncio.gather(*map(end, wanted), return_exceptions=True)
+        failed = next((it for it in outcomes if it is not None), None)
+        if failed is not None:
+            raise failed
 
     def endpoint(self, certificate: Path, key: Path) -> Endpoint:
         """Return how the holder of ``certificate`` reaches this broker."""
@@ -182,22 +185,24 @@ class EmbeddedBroker:
             raise RejectedError(Code.BROKER_FAILED, detail) from error
 
     def _without_faults(self, admission: Admission) -> Admission:
-        """Return ``admission`` without a list that would lock everybody out.
+        """Return ``admission`` with a list that locks nobody out, or with none.
 
-        The last one that was sound stays in its place for as long as it is.
+        The last list that was sound stays in place of none, and of one that is not.
         """
-        lists, now = admission.revocations, self._clock.now()
-        if not lists:
+        offered, now = admission.revocations, self._clock.now()
+        if not (offered or self._sound):
             return admission
         chain = self._server.certificate.read_bytes()
-        why = fault(lists, chain, now)
-        if why is None:
-            self._sound = lists
-        else:
-            _log.error("event=revocations_left_out: the list of revocations: %s", why)
-            if self._sound and fault(self._sound, chain, now) is not None:
-                self._sound = b""
+        self._sound = self._soundest((offered, self._sound), chain, now)
         end = ends(self._sound)
         if end is not None and end < now + SOON:
             _log.warning("event=revocations_end_soon at=%s", end.isoformat())
         return replace(admission, revocations=self._sound)
+
+    def _soundest(self, lists: Iterable[bytes], chain: bytes, now: datetime) -> bytes:
+        for it in filter(None, lists):
+            why = fault(it, chain, now)
+            if why is None:
+                return it
+            _log.error("event=revocations_left_out: the list of revocations: %s", why)
+        return b""

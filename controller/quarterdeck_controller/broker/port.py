@@ -28,8 +28,12 @@ class Admission:
     """Exactly who may use the broker, beside the controller.
 
     Attributes:
-        claims: Names of the claim certificates that may ask for an enrolment.
-        revocations: Revocation lists (PEM) for brokers that read them.
+        claims: Common names of the claim certificates that may ask for an enrolment.
+        revocations: Revocation lists (PEM) for brokers that read them. Give one from
+            the beginning, if it names nobody: mosquitto takes up its first only when it
+            is started anew, which cuts all sessions once. One that would lock the fleet
+            out is left out, and said so; empty leaves the one before in place. What a
+            certificate may do does not hang on it, but on its generation.
     """
 
     devices: tuple[Grant, ...] = ()
@@ -66,13 +70,26 @@ class Broker(Protocol):
     async def admit(self, admission: Admission) -> None:
         """Let exactly those in ``admission`` use the broker, beside the controller.
 
-        It is in force for new sessions when this returns. Sessions of those that keep
-        their permissions are not disturbed. Before ``start`` it is only remembered.
+        It is in force for new sessions when this returns, and live sessions of those
+        who are admitted no longer can neither publish nor hear: NATS ends them,
+        mosquitto leaves them to ``cut``. Sessions of those that keep their permissions
+        are not disturbed. Before ``start`` it is only remembered.
+
+        Raises:
+            RejectedError: ``BROKER_FAILED``, the broker did not take it up; what holds
+                then is not known, and the same may be asked for again.
         """
         ...
 
     async def cut(self, clients: Sequence[str]) -> None:
-        """End the live sessions of these MQTT client ids; one that is over is none."""
+        """End the live sessions of these MQTT client ids; one that is over is none.
+
+        Whoever is still admitted comes back. Wills are not to be counted on: mosquitto
+        publishes those that their senders may still publish, NATS none.
+
+        Raises:
+            QuarterdeckError: The broker cannot be reached.
+        """
         ...
 
     def endpoint(self, certificate: Path, key: Path) -> Endpoint:
