@@ -1,10 +1,21 @@
 """A fleet whose keys are elsewhere: holders on their own machines, folders between."""
 
-from collections.abc import Mapping, Sequence
+import copy
+import functools
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
 
 from quarterdeck_controller.founding import create_home, halves_by_role
 from quarterdeck_controller.home import Home, Settings
+from quarterdeck_controller.release.changes import (
+    Signers,
+    change_signers,
+    with_key,
+)
 from quarterdeck_controller.release.exported import (
     by_role,
     export,
@@ -16,7 +27,8 @@ from quarterdeck_controller.release.exported import (
 from quarterdeck_controller.release.keyfile import KeyFile, PublicHalf, make_key
 from quarterdeck_controller.release.repository import Committed, Repository
 from quarterdeck_controller.release.requests import Request
-from tests.support.releases import ManualClock
+from quarterdeck_shared.errors import RejectedError
+from tests.support.releases import NOW, ManualClock
 
 OFFLINE = ("root-1", "root-2", "root-3", "targets", "provenance", "class-cam")
 
@@ -95,3 +107,45 @@ class Fleet:
     def files(self) -> Sequence[str]:
         """Return the names of all files of signed metadata."""
         return sorted(file.name for file in self.home.repository.glob("*.json"))
+
+
+_KEPT = TemporaryDirectory(prefix="quarterdeck-fleets-")
+
+
+@functools.cache
+def _original() -> Fleet:
+    return Fleet(Path(_KEPT.name, "fleet"))
+
+
+def copied_fleet(path: Path) -> Fleet:
+    """Return a copy of a fleet that has begun, made once for all tests."""
+    original = _original()
+    shutil.copytree(original.folder, path)
+    fleet = copy.copy(original)
+    fleet.folder, fleet.clock = path, ManualClock()
+    fleet.home = Home.open(path / "home")
+    fleet.repository = Repository(fleet.home, fleet.clock)
+    return fleet
+
+
+def proposed(fleet: Fleet, role: str, signers: Signers) -> Request:
+    """Ask for other signers of ``role``."""
+    with fleet.repository.exclusive():
+        chain = fleet.repository.chain()
+        changed = change_signers(chain, {role: signers}, NOW)
+        outcome = fleet.repository.propose(changed, why=f"a change of {role}")
+    assert isinstance(outcome, Request)
+    return outcome
+
+
+def one_more_root(fleet: Fleet) -> Request:
+    """Ask for a fourth key of root."""
+    key = fleet.new_key("root-4").public()
+    return proposed(fleet, "root", with_key(fleet.repository.chain(), "root", key))
+
+
+def refuses(action: Callable[[], object]) -> RejectedError:
+    """Return the refusal of ``action``."""
+    with pytest.raises(RejectedError) as refusal:
+        action()
+    return refusal.value

@@ -52,7 +52,7 @@ def sign_request(
     file, tell = KeyFile(key), secrets(passphrase_file)
     # An encrypted file without its public half tells its id only when it is opened.
     keyid = file.keyid() or file.signer(tell).public_key.keyid
-    roles = _roles(exported, keyid, key)
+    roles = exported.may_sign(keyid)
     lines = {role: _lines(exported, role) for role in roles}
     if not as_json:
         _print(exported, lines, trusted=trusted is not None)
@@ -83,18 +83,6 @@ def _root(file: Path) -> bytes:
             return opened.read(MAX_METADATA_BYTES)
     except OSError as error:
         raise RejectedError(Code.NOT_FOUND, f"{file}: {error.strerror}") from error
-
-
-def _roles(exported: Exported, keyid: str, key: Path) -> tuple[str, ...]:
-    roles = exported.may_sign(keyid)
-    if not roles:
-        asked = ", ".join(exported.request.roles)
-        raise RejectedError(
-            Code.SIGNATURE_INVALID,
-            f"the key {key.name} may sign for none of {asked}, which the request "
-            f"{exported.request.id} changes",
-        )
-    return roles
 
 
 def _lines(exported: Exported, role: str) -> tuple[str, ...]:

@@ -63,13 +63,24 @@ class Exported:
     anchor: str | None
 
     def may_sign(self, keyid: str) -> tuple[str, ...]:
-        """Return the roles of the request that the key may sign for."""
+        """Return the roles of the request that the key may sign for.
+
+        Raises:
+            RejectedError: ``SIGNATURE_INVALID`` when there are none.
+        """
         changed = self.request.changed()
-        return tuple(
+        roles = tuple(
             role
             for role in changed
             if any(keyid in it.quorum.keys for it in demands(role, changed, self.chain))
         )
+        if not roles:
+            raise RejectedError(
+                Code.SIGNATURE_INVALID,
+                f"the key {keyid[:12]} may sign for none of {', '.join(changed)}, "
+                f"which the request {self.request.id} changes",
+            )
+        return roles
 
 
 def export(request: Request, files: Mapping[str, bytes], folder: Path) -> None:
