@@ -440,6 +440,26 @@ def test_a_log_that_was_cut_off_shows_against_what_was_kept(deck: Deck) -> None:
         assert "knows entry 2: the last 1 were cut off" in told.told
 
 
+def test_a_timestamp_of_a_key_that_was_replaced_since_bears_witness(
+    deck: Deck,
+) -> None:
+    deck.becomes(deck.hires("ada", "admin"))
+    repository = Repository(deck.home, SystemClock())
+    repository.renew(repository.chain().timestamp.expires)
+    kept = deck.path / "timestamp.json"
+    kept.write_bytes(repository.timestamp())
+
+    rotated = deck.types("key", "rotate", "timestamp")
+    held = deck.types("audit", "verify", "--against", kept)
+    forged = deck.path / "forged.json"
+    forged.write_bytes(kept.read_bytes().replace(b'"number":1', b'"number":2'))
+    refused = deck.types("audit", "verify", "--against", forged)
+
+    assert (rotated.code, held.code, refused.code) == (0, 0, 1)
+    assert repository.chain().root.version == 2
+    assert "signature_invalid" in refused.err
+
+
 def test_a_timestamp_offline_needs_a_root_that_vouches_for_it(deck: Deck) -> None:
     deck.becomes(deck.hires("ada", "admin"))
     file = deck.path / "log.jsonl"
