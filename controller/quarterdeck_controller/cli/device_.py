@@ -20,6 +20,7 @@ from quarterdeck_controller.cli.device_text import (
 from quarterdeck_controller.cli.opened import Opened, hint_if_unserved, opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import err, out, print_json, print_table
+from quarterdeck_controller.cli.refused import print_refusals, refusals_json
 from quarterdeck_controller.fleet.admission import LIST_FILE, list_ends
 from quarterdeck_controller.fleet.inventory import select
 from quarterdeck_controller.fleet.revocation import found, revoke
@@ -77,11 +78,12 @@ def show(
         events = records.events.of(device, limit=10)
         report = records.reports.get(device)
         issued = certificates(records.certificates.of(device), now)
+        refused = records.refusals.of(device)
     if as_json:
         steps = [event(step) for step in events]
         machine = report.reported.capabilities.model_dump(mode="json") if report else {}
         more = {"certificates": issued, "capabilities": machine, "events": steps}
-        print_json({**told, **more})
+        print_json({**told, **more, "refusals": refusals_json(refused)})
         return
     for key, value in told.items():
         if key != "v":
@@ -106,6 +108,7 @@ def show(
                 for it in events
             ],
         )
+    print_refusals(refused, now)
 
 
 @app.command("revoke")
