@@ -31,6 +31,7 @@ from quarterdeck_shared.refusal import PAYLOAD_TYPE, Refusal
 from quarterdeck_shared.topics import UP_REFUSAL, up
 from tests.support.brokers import MemoryYard, until
 from tests.support.device_keys import device_key
+from tests.support.operator import Operator
 from tests.support.releases import NOW, ManualClock
 
 KEY, OTHER = device_key(), device_key()
@@ -219,6 +220,26 @@ def test_changed_statements_are_refused_or_say_the_same(
         return
 
     assert told == refusal()
+
+
+def test_an_operator_sees_what_a_device_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    operator = Operator(tmp_path, monkeypatch, capsys)
+    operator.enrols("cam-1")
+    assert operator.types("device", "show", "cam-1", "--json").value["refusals"] == []
+    with Store.open(operator.home.database) as store, store.write() as records:
+        records.refusals.add([stored(1, 0, repeats=41), stored(2, 1)])
+
+    shown = operator.types("device", "show", "cam-1").out
+    (told,) = operator.types("device", "show", "cam-1", "--json").value["refusals"]
+
+    for word in ("metadata_rollback", "rollback", "43", "timestamp version 1 offered"):
+        assert word in shown
+    assert Code.METADATA_ROLLBACK.remedy in shown
+    assert (told["code"], told["attack"]) == ("metadata_rollback", "rollback")
+    assert told["times"] == 43
 
 
 def stored(number: int, minutes: int, **changes: object) -> StoredRefusal:

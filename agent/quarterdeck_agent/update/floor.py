@@ -8,6 +8,7 @@ device on which neither file exists is a new one, unless something else shows th
 not: the floor is the first that a new device writes.
 """
 
+import errno
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ MAX_MODELS = 1024
 
 MAX_KEYS = 64
 """Keys that a role may have."""
+
+_BROKEN = frozenset({errno.EIO, errno.EISDIR})
+"""A copy that will never be read again; any other failure to read may pass."""
 
 _MAX_BYTES = 1 << 20
 _DIGEST_BYTES = 64
@@ -107,7 +111,8 @@ class FloorFile:
         """Make ``floor`` durable and return it as written.
 
         Raises:
-            OSError: The disk is full or failed; the floor is as it was before.
+            OSError: The disk is full or failed; the floor is as it was before, or as
+                it was to be.
         """
         following = {"v": 2, "generation": floor.generation + 1}
         written = floor.model_copy(update=following)
@@ -139,6 +144,10 @@ def _read(path: Path) -> Floor | RejectedError | None:
             data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno not in _BROKEN:
+            raise
+        return RejectedError(Code.FLOOR_DAMAGED, f"{path.name}: {error.strerror}")
     stated, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES + 1 :]
     if hashlib.sha256(body).hexdigest().encode() != stated:
         return RejectedError(Code.FLOOR_DAMAGED, f"{path.name} has another digest")

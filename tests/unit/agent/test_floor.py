@@ -79,6 +79,29 @@ def test_when_no_copy_can_be_read_nothing_is_assumed(
     assert refusal.value.code is Code.FLOOR_DAMAGED
 
 
+def test_a_copy_that_can_never_be_read_again_is_left_for_the_other(
+    file: FloorFile,
+) -> None:
+    saved = file.save(FLOOR)
+    (file.folder / "floor.copy.json").unlink()
+    (file.folder / "floor.copy.json").mkdir()
+
+    with pytest.raises(OSError, match="directory"):  # it cannot be mended, yet ...
+        file.load(NOW)
+
+    (file.folder / "floor.copy.json").rmdir()
+    assert file.load(NOW) == saved
+
+
+def test_a_device_that_has_lived_and_has_no_floor_is_refused(file: FloorFile) -> None:
+    assert file.load(NOW).generation == 0
+
+    with pytest.raises(RejectedError) as refusal:
+        file.load(NOW, lived=True)
+
+    assert refusal.value.code is Code.FLOOR_DAMAGED
+
+
 def test_a_flipped_bit_is_noticed(file: FloorFile) -> None:
     file.save(FLOOR)
     for path in (file.folder / "floor.json", file.folder / "floor.copy.json"):
