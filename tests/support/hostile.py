@@ -57,7 +57,7 @@ WIDTH = 64
 DEVICES = 140
 WARM = 2
 BOOT = 4711
-PATIENCE_S = 30.0
+PATIENCE_S = 12.0
 LEAVES = (
     topics.UP_STATE,
     topics.UP_REPORTED,
@@ -250,8 +250,6 @@ class Ground:
 
     def read_chunk(self, artifact: str, number: int) -> bytes | None:
         """Return a chunk as the attacker has it published, or None."""
-        if artifact in self.withheld:
-            return None
         if artifact in self.extra:
             chunk: bytes | None = self.extra[artifact][number]
         else:
@@ -375,6 +373,7 @@ async def hostile_ground(folder: Path, kind: str = "nats") -> AsyncIterator[Grou
         lambda artifact: topics.chunks(CLASS, artifact),
         stream=BOOT,
         clock=clock,
+        may_read=lambda _device, artifact: artifact not in ground.withheld,
     )
     await bus.start()
     await bus.wait_connected(10)

@@ -1,24 +1,28 @@
 """One attack: a device under it, and what the device must run and say afterwards."""
 
-import base64
 import copy
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import load_pem_x509_certificate
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
 from quarterdeck_agent.status import read_status
+from quarterdeck_controller.fleet.authority import Identity
+from quarterdeck_controller.fleet.refusals import verified
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.catalog import Variant
 from quarterdeck_controller.release.server import replies
 from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_shared import topics
 from quarterdeck_shared.assignment import Target
+from quarterdeck_shared.attack import looks_like
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
-from quarterdeck_shared.dsse import Sealed
 from quarterdeck_shared.events import StepEvent
 from quarterdeck_shared.metadata import MetadataRequest
 from quarterdeck_shared.refusal import Refusal
@@ -247,6 +251,7 @@ class Siege:
         self._heard = len(self.device.events)
         assert event.code in codes, said()
         assert event.event in {"refused", "failed"}, said()
+        await self.stated(event.code)
         await self.runs(running)
         return event
 
@@ -336,9 +341,22 @@ class Siege:
         """Return what ``quarterdeck-agent status`` would show."""
         return read_status(self.device.state)
 
+    async def stated(self, code: Code) -> Refusal:
+        """Wait for the signed refusal with ``code``, and return it verified."""
+        await until(
+            lambda: any(it.code is code for it in self.refusals()),
+            f"a signed refusal: {code}",
+            timeout_s=PATIENCE_S,
+        )
+        refusal = next(it for it in self.refusals() if it.code is code)
+        assert refusal.device == self.device.name
+        assert refusal.attack is looks_like(code)
+        return refusal
+
     def refusals(self) -> list[Refusal]:
-        """Return what the device has stated, as it is in the envelopes."""
-        return [_payload(data) for data in self.device.refusals]
+        """Return what the device has stated; each must bear its signature."""
+        name, keys = self.device.name, _keys(self.device.identity)
+        return [verified(data, name, keys) for data in self.device.refusals]
 
     def _variant(self, release: str) -> Variant:
         return self.world.catalog.release(release).variants["cam"]
@@ -350,9 +368,12 @@ class Siege:
         return [reply.encode() for reply in replies(request.id, data)]
 
 
-def _payload(envelope: bytes) -> Refusal:
-    sealed = Sealed.decode(envelope)
-    return Refusal.decode(base64.b64decode(sealed.payload))
+def _keys(identity: Identity) -> dict[str, bytes]:
+    leaf = load_pem_x509_certificate(identity.certificate_pem)
+    key = leaf.public_key().public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    return {sha256(key).hexdigest(): key}
 
 
 def _not_served(folder: str, names: list[str]) -> set[str]:

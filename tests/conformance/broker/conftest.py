@@ -24,4 +24,5 @@ async def siege(ground: Ground) -> AsyncIterator[Siege]:
     siege = Siege(ground, await ground.take())
     yield siege
     ground.tamper = None
+    ground.withheld.clear()
     siege.device.end()

@@ -121,9 +121,9 @@ async def test_chunks_that_are_withheld_leave_the_device_as_it_is(
     assert siege.reported.state == "fetching"
     # a newer assignment does not wait for the withheld one
     siege.ground.withheld.clear()
-    await siege.send(siege.first(11))
+    await siege.send(siege.assign(11, version=3))
     await siege.outcome(11, "committed")
-    await siege.runs("model@1")
+    await siege.runs("model@3")
 
 
 async def test_the_publishers_count_driven_to_its_end_does_not_stop_the_transfer(

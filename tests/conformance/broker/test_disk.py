@@ -70,7 +70,9 @@ async def test_a_slot_tampered_with_before_it_is_proven_is_fetched_again(
 
     await siege.outcome(30, "committed")
     await siege.runs("model@1")
-    assert siege.update.received_bytes > 0
+    assert siege.slot("model@1").joinpath(part).read_bytes() == (
+        siege.part("model@1", part)
+    )
 
 
 async def test_a_prepared_slot_of_an_attacker_is_not_believed(siege: Siege) -> None:

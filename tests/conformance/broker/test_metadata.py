@@ -79,7 +79,7 @@ async def test_metadata_of_one_role_under_the_name_of_another(siege: Siege) -> N
     siege.world.broker.instead[siege.current("class-cam")] = other
     await siege.send(siege.assign())
 
-    await siege.refuses(Code.METADATA_INVALID)
+    await siege.refuses(Code.METADATA_INVALID, Code.TOO_LARGE)
     await siege.heals()
 
 
@@ -341,7 +341,7 @@ async def test_endless_data_for_an_index(siege: Siege) -> None:
 @pytest.mark.parametrize("role", ROLES)
 async def test_rubbish_for_metadata(siege: Siege, role: str) -> None:
     await siege.renewed()
-    siege.world.broker.instead[siege.current(role)] = b"[" * 3000
+    siege.world.broker.instead[siege.current(role)] = b"[" * 300
     await siege.send(siege.assign())
 
     await siege.refuses(Code.METADATA_INVALID)
