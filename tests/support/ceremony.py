@@ -77,10 +77,17 @@ class Fleet:
             export(request, self.repository.in_force(), folder)
         return folder
 
-    def answer(self, folder: Path, name: str) -> None:
+    def answer(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        key: KeyFile | None = None,
+        secret: str | None = None,
+    ) -> None:
         """Have a holder sign what is in ``folder``."""
         exported = read_exported(folder)
-        signer = self.key(name).signer(lambda _: None)
+        signer = (key or self.key(name)).signer(lambda _: secret)
         roles = exported.may_sign(signer.public_key.keyid)
         keep_answer(folder, sign(exported, signer, roles))
 
