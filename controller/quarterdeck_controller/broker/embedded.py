@@ -179,10 +179,12 @@ class EmbeddedBroker:
         flavour, admission = self._flavour, self._without_faults(self._admission)
         try:
             files = flavour.files(self._folder, self._server, admission)
-            return write_files(self._folder, files)
+            changed = write_files(self._folder, files)
+            self._folder.chmod(0o700)  # one that was there may be open to all
         except OSError as error:
             detail = f"its files in {self._folder} cannot be written: {error}"
             raise RejectedError(Code.BROKER_FAILED, detail) from error
+        return changed
 
     def _without_faults(self, admission: Admission) -> Admission:
         """Return ``admission`` with a list that locks nobody out, or with none.

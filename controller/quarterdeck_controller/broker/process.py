@@ -236,7 +236,6 @@ def write_files(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
         The names of those that differed from what was there.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)  # one that somebody else made may be open to all
     changed = set()
     for name, text in files.items():
         path = folder / name
