@@ -27,6 +27,7 @@ NOUNS = MappingProxyType(
         "release": "Sign variants, list what is released, and take it back.",
         "explain": "Why a device runs what it runs: its chain to the root.",
         "device": "Enrol devices and see how they are.",
+        "broker": "Configure a broker that somebody else runs.",
         "serve": "Run the controller and, by default, its broker.",
         "rollout": "Move devices to a release in waves.",
         "monitor": "Accuracy and latency per device, class and release.",
