@@ -79,16 +79,20 @@ def _add_enrol(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def _run(given: argparse.Namespace) -> int:
     set_up_logs(as_json=given.log_json, verbose=given.verbose)
     settings = load_settings(given.config)
-    _with_provider(settings)
     # Loaded late, so that asking for the status costs little.
+    module = importlib.import_module("quarterdeck_agent.identity.provider")
+    _begin_anew_unless(settings, provider=module.needs_provider(settings))
     service = importlib.import_module("quarterdeck_agent.service")
-    return int(asyncio.run(service.run(settings)))
+    code = int(asyncio.run(service.run(settings)))
+    if code == service.BEGIN_ANEW:
+        _begin_anew_unless(settings, provider=module.needs_provider(settings))
+    return code
 
 
 def _enrol(given: argparse.Namespace) -> int:
     set_up_logs(as_json=False, verbose=False)
     settings = load_settings(given.config)
-    _with_provider(settings)
+    _begin_anew_unless(settings, provider=False)
     if given.token is not None:
         _tell("the token is in the list of processes; --token-file keeps it out")
     command = importlib.import_module("quarterdeck_agent.identity.command")
@@ -106,13 +110,14 @@ def _tell(sentence: str) -> None:
     sys.stderr.flush()
 
 
-def _with_provider(settings: Settings) -> None:
-    """Begin anew where OpenSSL must be told of a provider before it is loaded."""
-    command = importlib.import_module("quarterdeck_agent.identity.command")
-    missing = command.missing_environment(settings)
-    if missing:
-        os.environ.update(missing)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+def _begin_anew_unless(settings: Settings, *, provider: bool) -> None:
+    """Begin anew where OpenSSL has the TPM's provider and may not, or has to."""
+    module = importlib.import_module("quarterdeck_agent.identity.provider")
+    environment = module.other_environment(settings, provider=provider)
+    if environment is not None:
+        os.execve(
+            sys.executable, [sys.executable, *sys.orig_argv[1:]], dict(environment)
+        )
 
 
 def _status(given: argparse.Namespace) -> int:

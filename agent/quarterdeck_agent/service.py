@@ -37,6 +37,8 @@ from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 from quarterdeck_shared.events import StepEvent
 from quarterdeck_shared.reported import LastUpdate, Reported
 
+BEGIN_ANEW = 75
+"""Exit code of an agent whose new key needs a process that was begun for it."""
 STOP_S = 4.5
 _LOOK_S, _STATUS_S = 0.25, 2.0
 
@@ -136,11 +138,15 @@ class Agent:
             persisted=self._persisted,
             refused=self._refused,
         )
+        self._trust.on_late = self._vigil.suspect
         self._server.on_crash_loop = self._machine.crash_looped
         self._source = _source(settings)
 
     async def run(self, stopping: asyncio.Event) -> int:
-        """Run until ``stopping``; return 0, or 1 when a part ended by itself."""
+        """Run until ``stopping``; return the exit code.
+
+        It is 0, 1 when a part ended by itself, or ``BEGIN_ANEW``.
+        """
         self._restore()
         await self._keeper.load()
         await self._link.start()
@@ -149,12 +155,15 @@ class Agent:
         try:
             await asyncio.wait({stop, *parts}, return_when="FIRST_COMPLETED")
         finally:
-            broken = [part for part in parts if part.done()]
+            anew = self._keeper.must_begin_anew
+            broken = [part for part in parts if part.done() and not anew]
             for part in broken:
                 error = None if part.cancelled() else part.exception()
                 log.critical("%s ended", part.get_name(), exc_info=error)
             stop.cancel()
             await self._stop(parts)
+        if anew:
+            return BEGIN_ANEW
         return 1 if broken else 0
 
     def report(self) -> Reported:

@@ -6,11 +6,12 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from quarterdeck_agent.identity.certificate import Certificate, read_leaf
 from quarterdeck_agent.identity.pem import take_apart
@@ -106,7 +107,9 @@ class Fleet:
                 await self.serving
             self.serving = None
 
-    def run(self, bundle: Path, **environment: str) -> "subprocess.Popen[bytes]":
+    def run(
+        self, bundle: Path, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> "subprocess.Popen[bytes]":
         """Start an agent as a process; its log lies in its bundle."""
         with (bundle / "log").open("ab") as log:
             agent = subprocess.Popen(
@@ -120,7 +123,11 @@ class Fleet:
 
 
 async def command(
-    bundle: Path, verb: str, *more: str, given: bytes = b"", **environment: str
+    bundle: Path,
+    verb: str,
+    *more: str,
+    given: bytes = b"",
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> "subprocess.CompletedProcess[str]":
     """Run a command of the agent to its end, without holding the loop up."""
     process = await asyncio.create_subprocess_exec(

@@ -19,8 +19,6 @@ from quarterdeck_agent.identity.enrol import (
     read_token,
 )
 from quarterdeck_agent.identity.files import IdentityFiles
-from quarterdeck_agent.identity.openssl import TPM_CONF
-from quarterdeck_agent.identity.pem import TPM_KEY
 from quarterdeck_agent.identity.plan import clock_doubt
 from quarterdeck_agent.lock import exclusive
 from quarterdeck_agent.settings import Settings, check_trust
@@ -31,7 +29,6 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError, TransientError
 
 VARIABLE = "QUARTERDECK_ENROL_TOKEN"
-_CONF = "OPENSSL_CONF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,25 +92,6 @@ def render(shown: dict[str, object], config: Path) -> str:
     else:
         lines.append(f"Next: quarterdeck-agent run --config {config}")
     return "\n".join(lines)
-
-
-def missing_environment(settings: Settings) -> dict[str, str]:
-    """Return what OpenSSL must be told by the environment to use the device's key.
-
-    It is read when OpenSSL is loaded: a process that lacks it has to begin anew.
-    """
-    named, given = settings.identity.openssl_conf, os.environ.get(_CONF)
-    if named is not None:
-        return {} if given == str(named) else {_CONF: str(named)}
-    return {_CONF: str(TPM_CONF)} if given is None and _in_tpm(settings) else {}
-
-
-def _in_tpm(settings: Settings) -> bool:
-    try:
-        data = settings.key_file.read_bytes()
-    except OSError:
-        return settings.identity.tpm
-    return settings.identity.tpm or f"-----BEGIN {TPM_KEY}-----".encode() in data
 
 
 def _already(settings: Settings, wanted: Wanted, now: datetime) -> Certificate | None:

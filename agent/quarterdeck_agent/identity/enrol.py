@@ -88,6 +88,8 @@ class Enrolment:
     async def run(self, token: str, *, tpm: bool = False) -> Certificate:
         """Return the certificate once it is in use; wait for whoever is away.
 
+        The key is made in the TPM when ``tpm`` or the settings say so.
+
         Raises:
             RejectedError: The controller refused, the claim or a key cannot be used, or
                 what came is no certificate of this device.
@@ -116,7 +118,8 @@ class Enrolment:
         return claim
 
     def _prepare(self, token: str, *, tpm: bool) -> Prepared:
-        key, device = self._files.new_key(tpm=tpm), self._settings.device
+        device, tpm = self._settings.device, tpm or self._settings.identity.tpm
+        key = self._files.new_key(tpm=tpm)
         request = EnrolRequest(
             device=device,
             token=token,

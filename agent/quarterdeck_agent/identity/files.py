@@ -23,7 +23,7 @@ from quarterdeck_agent.identity.certificate import (
 )
 from quarterdeck_agent.identity.key import DeviceKey, load_key, make_key
 from quarterdeck_agent.identity.openssl import TPM_CONF, OpenSsl
-from quarterdeck_agent.identity.pem import MAX_PEM_BYTES, TPM_KEY, take_apart
+from quarterdeck_agent.identity.pem import MAX_PEM_BYTES, take_apart
 from quarterdeck_agent.settings import Settings
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import sync_folder, write_durable
@@ -79,14 +79,14 @@ class IdentityFiles:
         """Return the identity that is to be tried; None when there is none."""
         return self._load(self._beside)
 
-    def new_key(self, *, tpm: bool = False) -> DeviceKey:
+    def new_key(self, *, tpm: bool) -> DeviceKey:
         """Return the key to ask a certificate for: the one that was kept, or a new one.
 
         It is kept before it is told to anybody, so that a request whose answer was lost
         is repeated for the same key.
 
         Args:
-            tpm: Make it in the TPM, whatever settings say and the key in use is.
+            tpm: Make it in the TPM.
 
         Raises:
             RejectedError: ``KEY_UNUSABLE``.
@@ -94,7 +94,6 @@ class IdentityFiles:
         """
         if self._settings.identity.key is not None:
             return self._outside_key()
-        tpm = tpm or self._wants_tpm()
         if (kept := self._kept_key(tpm=tpm)) is not None:
             return kept
         made = make_key(tpm=tpm, openssl=self._openssl)
@@ -181,7 +180,7 @@ class IdentityFiles:
         except RejectedError as error:
             log.warning("the key in %s is made anew: %s", self._beside, error)
             return None
-        return key if key.in_tpm or not tpm else None
+        return key if key.in_tpm == tpm else None
 
     def _outside_key(self) -> DeviceKey:
         path = self._settings.key_file
@@ -192,13 +191,6 @@ class IdentityFiles:
             return load_key(data, self._openssl)
         except RejectedError as error:
             raise RejectedError(error.code, f"{path}: {error.detail}") from error
-
-    def _wants_tpm(self) -> bool:
-        """Return whether settings say so, or the key in use is of the TPM."""
-        if self._settings.identity.tpm:
-            return True
-        used = self._read(self._file)
-        return used is not None and take_apart(used).key_kind == TPM_KEY
 
     def _read(self, path: Path) -> bytes | None:
         try:

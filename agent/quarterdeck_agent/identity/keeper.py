@@ -8,6 +8,7 @@ again, and never raised. Each turn looks at what is on the disk and on the bus, 
 import asyncio
 import contextlib
 import logging
+import os
 from dataclasses import dataclass, replace
 
 from quarterdeck_agent.identity import renew
@@ -16,6 +17,7 @@ from quarterdeck_agent.identity.enrol import Connect, Enrolment, finish, read_to
 from quarterdeck_agent.identity.files import Identity, IdentityFiles
 from quarterdeck_agent.identity.key import DeviceKey
 from quarterdeck_agent.identity.plan import Plan, Rng, Step, View, plan, wait_s
+from quarterdeck_agent.identity.provider import has_provider
 from quarterdeck_agent.identity.standing import IdentityStanding
 from quarterdeck_agent.settings import Settings
 from quarterdeck_shared.bus.port import Bus
@@ -54,6 +56,9 @@ class Keeper:
     Args:
         bus: The device's session, over the identity's file; not started.
         connect: Makes sessions beside it: of the claim, and to try a certificate.
+
+    Attributes:
+        must_begin_anew: The new key is in the TPM, which this process cannot use.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Keeper:
         self._turned_away = 0
         self._not_before = 0.0
         self._settled_at = 0.0
+        self.must_begin_anew = False
         self._asked_with = ""
         self._started = False
         self._seen: object = None
@@ -108,8 +114,8 @@ class Keeper:
         )
 
     async def run(self) -> None:
-        """Keep the identity until cancelled."""
-        while True:
+        """Keep the identity until cancelled, or until ``must_begin_anew``."""
+        while not self.must_begin_anew:
             await self._turn()
 
     async def load(self) -> None:
@@ -162,7 +168,7 @@ class Keeper:
                 case Step.ENROL:
                     await self._enrol()
                 case Step.RENEW:
-                    await renew.ask(self._bus, self._settings, self._files)
+                    await self._renew()
                 case Step.REST:
                     pass
         except QuarterdeckError as error:
@@ -174,12 +180,19 @@ class Keeper:
 
     async def _enrol(self) -> None:
         self._asked_with = self._held.token
+        if has_provider(self._settings, os.environ):
+            detail = "the TPM's provider is loaded: stop the agent, then enrol --again"
+            raise RejectedError(Code.KEY_UNUSABLE, detail)
         enrolment = Enrolment(
             self._settings, self._files, self._clock, self._rng, connect=self._connect
         )
         certificate = await enrolment.run(self._held.token)
         log.info("enrolled until %s", certificate.ends)
         await self._switch()
+
+    async def _renew(self) -> None:
+        key = self.signing_key()
+        await renew.ask(self._bus, self._settings, self._files, tpm=key.in_tpm)
 
     async def _try_new(self) -> None:
         new, used = self._held.new, self._held.used
@@ -197,6 +210,8 @@ class Keeper:
         """Have the session be of the certificate that is now in use."""
         await self.load()
         used = self._held.used
+        if used is not None and used.key.in_tpm:
+            self.must_begin_anew = not has_provider(self._settings, os.environ)
         if used is not None:
             settles_s = min(SETTLE_S, used.certificate.life.total_seconds() / 20)
             self._settled_at = self._clock.monotonic() + settles_s

@@ -30,15 +30,20 @@ TRY_S = 8.0
 _ID_BITS = 53
 
 
-async def ask(bus: Bus, settings: Settings, files: IdentityFiles) -> Certificate:
+async def ask(
+    bus: Bus, settings: Settings, files: IdentityFiles, *, tpm: bool
+) -> Certificate:
     """Ask for a certificate of a new key and keep it beside.
+
+    ``tpm`` is whether the key in use is in the TPM: the new one has to be where it is,
+    because this process could not use it elsewhere.
 
     Raises:
         RejectedError: The controller refused, a key cannot be used, or what came is no
             certificate of this device.
         TransientError: No answer, or the disk is full or failed.
     """
-    key = await asyncio.to_thread(files.new_key)
+    key = await asyncio.to_thread(files.new_key, tpm=tpm)
     csr = await asyncio.to_thread(certificate_request, settings.device, key)
     chain = await _exchange(bus, settings.device, csr)
     return await asyncio.to_thread(_keep, files, chain, key)

@@ -13,6 +13,7 @@ from quarterdeck_shared import topics
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from tests.support.brokers import until
+from tests.support.identities import device_identity, write_identity
 from tests.support.site import (
     CLASS,
     Site,
@@ -210,29 +211,30 @@ async def test_an_assignment_that_nobody_signed_changes_nothing(site: Site) -> N
     assert shown["refused"]["code"] == "malformed"
 
 
-async def test_an_expired_certificate_is_said_at_the_start(site: Site) -> None:
-    bundle = await site.enrol(DEVICE)
+async def test_with_an_expired_certificate_it_goes_on_serving_and_says_so(
+    site: Site,
+) -> None:
+    bundle = await committed(site)
+    await stop(site.agents[-1])
     authority = Authority.open(site.home.authority, SystemClock())
-    identity = authority.issue_device(DEVICE, CLASS, days=1e-6)
-    for name in ("certificate.pem", "key.pem"):
-        (bundle / name).unlink()
-    identity.write(bundle / "certificate.pem", bundle / "key.pem")
+    write_identity(bundle, device_identity(authority, DEVICE, CLASS, days=1e-6))
     await asyncio.sleep(1.1)  # a certificate counts in whole seconds
 
-    done = await asyncio.to_thread(
-        subprocess.run, command(bundle, "run"), capture_output=True, check=False
-    )
+    site.start(bundle)
 
-    assert done.returncode == 1
-    assert b"certificate_invalid" in done.stderr
-    assert b"expired" in done.stderr
-    assert done.stderr.count(b"\n") == 2
+    shown = await until_status(
+        bundle,
+        lambda s: s.get("serving") and "certificate_invalid" in str(s["identity"]),
+        "a model that is served, and the trouble",
+    )
+    assert not shown["connected"]
+    assert "it expired" in str(shown["identity"])
 
 
 async def test_a_missing_file_is_one_clear_message(site: Site) -> None:
     bundle = await site.enrol(DEVICE)
 
-    for missing in ("key.pem", "root.json", "agent.toml"):
+    for missing in ("ca.pem", "root.json", "agent.toml"):
         away = (bundle / missing).rename(bundle / "away")
         done = await asyncio.to_thread(
             subprocess.run, command(bundle, "run"), capture_output=True, check=False

@@ -143,7 +143,9 @@ async def test_the_token_comes_from_where_it_is_kept(
             given = token.encode() + b"\n"
             done = await command(bundle, "enrol", "--token-file", "-", given=given)
         case _:
-            done = await command(bundle, "enrol", QUARTERDECK_ENROL_TOKEN=token)
+            done = await command(
+                bundle, "enrol", environment={"QUARTERDECK_ENROL_TOKEN": token}
+            )
 
     assert done.returncode == 0, done.stderr
     assert ("list of processes" in done.stderr) == (way == "argument")

@@ -247,7 +247,7 @@ def test_a_claim_is_known_by_its_name(world: World) -> None:
 def test_only_the_owner_reads_what_is_written(world: World) -> None:
     files, state = world.files, world.settings.state
 
-    key = files.new_key()
+    key = files.new_key(tpm=False)
     files.seal_key()
     asked = mode(state / "identity.new.pem")
     files.keep(world.chain(key), key)
@@ -261,19 +261,19 @@ def test_only_the_owner_reads_what_is_written(world: World) -> None:
 
 
 def test_a_request_is_repeated_for_the_same_key(world: World) -> None:
-    first = world.files.new_key()
+    first = world.files.new_key(tpm=False)
 
-    again = IdentityFiles(world.settings).new_key()
+    again = IdentityFiles(world.settings).new_key(tpm=False)
 
     assert again.key_id == first.key_id
 
 
 def test_a_damaged_kept_key_is_made_anew(world: World) -> None:
-    first = world.files.new_key()
+    first = world.files.new_key(tpm=False)
     beside = world.settings.state / "identity.new.pem"
     beside.write_bytes(beside.read_bytes()[:100])
 
-    again = world.files.new_key()
+    again = world.files.new_key(tpm=False)
 
     assert again.key_id != first.key_id
 
@@ -293,7 +293,7 @@ def test_a_damaged_seal_key_is_said_and_not_replaced(world: World) -> None:
 
 
 def test_an_identity_of_another_device_is_not_used(world: World) -> None:
-    key = world.files.new_key()
+    key = world.files.new_key(tpm=False)
     world.files.keep(world.chain(key), key)
     world.files.promote()
     other = world.settings.model_copy(update={"device": "cam-2"})
@@ -308,7 +308,7 @@ def test_a_key_that_settings_name_stays_where_it_is(tmp_path: Path) -> None:
     before = path.read_bytes()
     world = World(tmp_path / "world", key=path)
 
-    key = world.files.new_key()
+    key = world.files.new_key(tpm=False)
     world.files.keep(world.chain(key), key)
     world.files.promote()
 
