@@ -34,6 +34,10 @@ class LazyTrust:
     Args:
         running: Returns what runs on the device.
         notice: Called on the loop with what is wrong though nothing was refused.
+
+    Attributes:
+        on_late: Called on the loop when an assignment could not be judged for want of
+            an answer.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class LazyTrust:
         running: Callable[[], Slot | None] = lambda: None,
         notice: Notice = lambda _code, _detail: None,
     ) -> None:
+        self.on_late: Callable[[], None] = lambda: None
         self._settings = settings
         self._bus = bus
         self._clock = clock
@@ -58,7 +63,11 @@ class LazyTrust:
     def accept(self, envelope: bytes) -> Accepted:
         """Check an assignment's envelope, as ``Trust.accept`` does."""
         with self._one:
-            return self._ready().accept(envelope)
+            try:
+                return self._ready().accept(envelope)
+            except TransientError:
+                self._loop.call_soon_threadsafe(self.on_late)
+                raise
 
     def refresh(self) -> None:
         """Bring signed metadata up to date, as ``Trust.refresh`` does."""

@@ -129,6 +129,12 @@ class Vigil:
             self._due_s = due_s
             self._changed.set()
 
+    def suspect(self) -> None:
+        """Look now: an assignment waits for metadata that did not come."""
+        if self.trouble is None:
+            self._due_s = min(self._due_s, self._clock.monotonic())
+            self._changed.set()
+
     async def run(self) -> None:
         """Refresh when it is due until cancelled."""
         while True:

@@ -172,6 +172,21 @@ async def test_time_without_a_broker_does_not_count(watch: Watch) -> None:
     assert watch.stale == []
 
 
+async def test_an_assignment_that_waits_for_metadata_has_it_looked_after(
+    watch: Watch,
+) -> None:
+    watch.fails = LATE
+    watch.cache(NOW + timedelta(days=30))
+    watch.vigil.suspect()
+    assert await watch.pass_time(0) == 1
+    watch.vigil.suspect()
+    assert await watch.pass_time(0) == 0
+
+    await watch.pass_time(LONG_S)
+
+    assert watch.stale == [Attack.SLOW_RETRIEVAL]
+
+
 async def test_it_mends_itself(watch: Watch) -> None:
     watch.fails = LATE
     await watch.pass_time(EVERY_S)
