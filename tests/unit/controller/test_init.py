@@ -15,9 +15,10 @@ from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.fleet.tokens import Invitation
 from quarterdeck_controller.founding import create_home, key_places, render
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
+from quarterdeck_controller.release.keyfile import make_key
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
-from tests.support.releases import CLASSES, ManualClock, make_home, write_variants
+from tests.support.releases import CLASSES, NOW, ManualClock, make_home, write_variants
 
 
 @pytest.fixture
@@ -291,3 +292,30 @@ def test_a_release_is_made_listed_and_shown(home: Home, tmp_path: Path) -> None:
     variant = json.loads(shown[1])["variants"]["cam"]
     assert (variant["decision"], variant["score"]) == ("accepted", 0.89)
     assert run("release", "show", "model@2", *at)[0] == 1
+
+
+def test_init_alone_explains_both_ways_and_makes_nothing(tmp_path: Path) -> None:
+    code, told = run("init", "--home", str(tmp_path / "h"), "--class", "cam")
+
+    assert code == 1
+    assert "quarterdeck init --test" in told
+    assert "quarterdeck init --keys FOLDER" in told
+    assert "quarterdeck key create class-cam" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_init_is_either_a_test_or_in_earnest(tmp_path: Path) -> None:
+    make_key(tmp_path / "k", "root-1", "ed25519", None, NOW)
+    home = ("--home", str(tmp_path / "h"))
+
+    both = run("init", "--test", "--keys", str(tmp_path / "k"), *home)
+    nowhere = run("init", "--keys", str(tmp_path / "nowhere"), *home)
+    empty = run("init", "--keys", str(tmp_path), *home)
+    too_few = run("init", "--key", str(tmp_path / "k" / "root-1.pub"), *home)
+
+    assert {both[0], nowhere[0], empty[0], too_few[0]} == {1}
+    assert "leave --key and --keys out" in both[1]
+    assert "is not a folder" in nowhere[1]
+    assert "no public halves" in empty[1]
+    assert "root needs 2 key(s), 1" in too_few[1]
+    assert not (tmp_path / "h").exists()
