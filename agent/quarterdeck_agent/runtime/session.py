@@ -22,6 +22,9 @@ from quarterdeck_shared.index import Golden, Index
 
 START_S = 90.0
 GOLDEN_S = 300.0
+GOLDEN_LEAST_S, GOLDEN_ROOM = 10.0, 20.0
+"""A replay may take this long, and so many times what the signed latency allows: a
+model that needs more is refused anyway, and must not hold a processor until then."""
 END_S = 3.0
 _STDERR_BYTES = 2000
 
@@ -119,7 +122,7 @@ class Session:
         return tell.answer
 
     async def replay(
-        self, vectors: bytes, golden: Golden, *, timeout_s: float = GOLDEN_S
+        self, vectors: bytes, golden: Golden, *, timeout_s: float | None = None
     ) -> GoldenReport:
         """Return what replaying the golden vectors showed.
 
@@ -127,7 +130,8 @@ class Session:
             RejectedError: ``GOLDEN_FAILED``: the vectors do not fit the model.
             WorkerEndedError: The worker died, hung, or grew too big.
         """
-        tell = await self._ask(Ask(do="golden", golden=golden), vectors, timeout_s)
+        ask = Ask(do="golden", golden=golden)
+        tell = await self._ask(ask, vectors, timeout_s or golden_s(self.index))
         if tell.report is None:
             raise _unexpected(tell)
         update = {"load_ms": self.loaded.load_ms}
@@ -234,6 +238,12 @@ class Session:
         stream = self._process.stderr
         while stream is not None and (data := await stream.read(4096)):
             self._last_words = (self._last_words + data)[-_STDERR_BYTES:]
+
+
+def golden_s(index: Index) -> float:
+    """Return how long replaying the vectors of ``index`` may take, seconds."""
+    allowed_s = index.golden.count * index.limits.latency_ms / 1000
+    return min(GOLDEN_S, GOLDEN_LEAST_S + GOLDEN_ROOM * allowed_s)
 
 
 async def _spawn(
