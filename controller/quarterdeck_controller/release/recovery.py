@@ -50,10 +50,10 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
             "release revoke takes away what should run nowhere",
         ),
         TIME: Loss(
-            could="tell devices that ask for the time one of their liking: too late, "
-            "and every signature seems expired to them",
-            check="device list, for devices that refuse with metadata_expired: what "
-            "raised their time too far stays so until they are enrolled anew",
+            could="tell devices that ask for the time one of their liking, as late as "
+            "the next expiry of root, targets and snapshot: not later",
+            check="device list, for devices that refuse with metadata_expired; they "
+            "heal with metadata that expires later, which comes by itself",
         ),
     }
 )
