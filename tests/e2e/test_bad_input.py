@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck_controller.cli.options import DEFAULT_HOME
 from quarterdeck_controller.home import Home
 from quarterdeck_shared.codes import Code
 from tests.support.brokers import free_port
@@ -33,7 +32,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     terminal = Terminal(folder)
     classes = ("--class", "cam", "--class", "gateway")
     terminal.must("init", "--test", "--port", free_port(), *classes)
-    write_variants(folder / "v1", home=Home.open(folder / DEFAULT_HOME))
+    write_variants(folder / "v1", home=Home.open(folder / "home"))
     terminal.must("release", "create", "v1", "--name", "model", "--version", 1)
     terminal.must("device", "enrol", "one", "--class", "cam")
     make_model(folder / "waves.onnx")
