@@ -17,6 +17,7 @@ from typing import Protocol
 from tests.bench import (
     agent,
     bus,
+    enrolment,
     fidelity,
     inference,
     ingest,
@@ -44,6 +45,7 @@ BENCHMARKS: MappingProxyType[str, Measure] = MappingProxyType(
         "transfer": transfer.measure,
         "trust": trust.measure,
         "resign": resign.measure,
+        "enrolment": enrolment.measure,
         "rollout": rollout.measure,
         "ingest": ingest.measure,
         "inference": inference.measure,
