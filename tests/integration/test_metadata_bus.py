@@ -14,13 +14,16 @@ from tuf.api.exceptions import (
     SlowRetrievalError,
 )
 
+from quarterdeck_agent.update.floor import FloorFile
 from quarterdeck_agent.update.metadata import MetadataFetcher
 from quarterdeck_agent.update.trust import Trust
 from quarterdeck_controller.release.server import MetadataServer, replies
+from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_shared.bus.port import Bus, Message
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import TransientError
 from quarterdeck_shared.metadata import PIECE_BYTES, MetadataReply, MetadataRequest
+from quarterdeck_shared.signed_time import time_name
 from quarterdeck_shared.topics import (
     DOWN_METADATA,
     UP_METADATA,
@@ -31,6 +34,7 @@ from quarterdeck_shared.topics import (
 )
 from tests.support.attacks import BUILT, World
 from tests.support.brokers import MemoryYard, Yard, real_yard, until
+from tests.support.releases import ManualClock
 
 Answer = Callable[[MetadataRequest], list[MetadataReply]]
 LARGE = bytes(range(256)) * 1024 + b"end"
@@ -110,6 +114,66 @@ async def test_a_device_judges_an_assignment_over_the_bus(
 
     assert accepted.index.device_class == "cam"
     await yard.end()
+
+
+async def test_a_device_without_a_clock_learns_the_time_over_the_bus(
+    memory: MemoryYard, tmp_path: Path
+) -> None:
+    world = World(tmp_path)
+    keeper = Timekeeper(world.repository, world.clock)
+    world.clock.forward(hours=3)
+    served = MetadataServer(await session(memory, "controller"), keeper.read)
+    async with running(served.run()):
+        trust = Trust(
+            world.state(),
+            device="cam-1",
+            device_class="cam",
+            root=world.root,
+            fetcher=await device(memory),
+            clock=ManualClock(BUILT),
+            built=BUILT,
+        )
+
+        await asyncio.to_thread(trust.refresh)
+
+    assert FloorFile(world.state()).load(BUILT).time == world.clock.now()
+
+
+async def test_the_time_is_asked_for_once_where_a_file_is_asked_for_again(
+    memory: MemoryYard,
+) -> None:
+    asked: list[str] = []
+
+    def answer(request: MetadataRequest) -> list[MetadataReply]:
+        asked.append(request.name)
+        return []
+
+    await controller(memory, answer)
+    fetcher = await device(memory, timeout_s=0.05)
+
+    for name in ("file", time_name("ab" * 16)):
+        with pytest.raises(SlowRetrievalError):
+            await fetch(fetcher, name)
+
+    assert asked == ["file"] * 3 + [time_name("ab" * 16)]
+
+
+@pytest.mark.parametrize("name", ["time/", "time/ab", "time/../x", "time/" + "A" * 32])
+def test_a_question_for_the_time_of_another_form_is_for_a_file_that_is_not_there(
+    tmp_path: Path, name: str
+) -> None:
+    world = World(tmp_path)
+
+    assert Timekeeper(world.repository, world.clock).read(name) is None
+
+
+def test_without_its_key_the_controller_tells_no_time(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    (world.home.keys / "time.pem").unlink()
+    keeper = Timekeeper(world.repository, world.clock)
+
+    assert keeper.answer("ab" * 16) is None
+    assert keeper.read("timestamp.json") == world.repository.timestamp()
 
 
 async def test_a_file_of_many_pieces_arrives_whole(memory: MemoryYard) -> None:

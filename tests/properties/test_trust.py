@@ -2,17 +2,23 @@
 
 import itertools
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tuf.api.metadata import TargetFile
 
+from quarterdeck_agent.update import verify
 from quarterdeck_agent.update.trust import Accepted
+from quarterdeck_controller.release.timekeeper import Timekeeper
+from quarterdeck_shared.assignment import Target
 from quarterdeck_shared.errors import QuarterdeckError
 from tests.support.attacks import World
 
+NEVER = datetime(2036, 1, 1, tzinfo=UTC)
 FEW = settings(max_examples=80, deadline=None)
 COUNTER = itertools.count()
 
@@ -92,3 +98,58 @@ def test_changed_metadata_is_refused_or_says_the_same(
 @given(st.binary(max_size=300))
 def test_noise_is_never_accepted(world: World, noise: bytes) -> None:
     assert judged(world, noise) is None
+
+
+@FEW
+@given(mutations, st.integers(0, 1 << 30))
+def test_a_changed_answer_never_tells_another_time(
+    world: World, steps: list[tuple[str, int, bytes]], later: int
+) -> None:
+    keeper = Timekeeper(world.repository, world.clock)
+    targets = world.repository.chain().targets
+    nonce = f"{later:032x}"
+    honest = keeper.answer(nonce)
+    assert honest is not None
+    try:
+        told = verify.time_told(
+            mutated(honest, steps), nonce, verify.Signatory("time", targets), NEVER
+        )
+    except QuarterdeckError:
+        return
+
+    assert told == world.clock.now()
+
+
+@FEW
+@given(st.binary(max_size=300))
+def test_noise_never_tells_the_time(world: World, noise: bytes) -> None:
+    signatory = verify.Signatory("time", world.repository.chain().targets)
+
+    with pytest.raises(QuarterdeckError):
+        verify.time_told(noise, "ab" * 16, signatory, NEVER)
+
+
+@FEW
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(["v", "release", "created", "downgrade", "x"]), inner
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_whatever_is_signed_beside_an_index_is_understood_or_refused(
+    custom: object,
+) -> None:
+    target = Target(path="classes/cam/model-1.idx", length=1, sha256="a" * 64)
+    file = TargetFile(1, {"sha256": "a" * 64}, target.path, {"custom": custom})
+    try:
+        listed = verify.listed(target, file)
+    except QuarterdeckError:
+        return
+
+    assert listed.custom.release >= 1

@@ -315,7 +315,13 @@ def listed(target: Target, file: TargetFile | None) -> Listed:
             f"{target.sha256}; the class role says {stated[0]} bytes, {stated[1]}",
         )
     custom = file.unrecognized_fields.get("custom")
-    return Listed(file, Listing.decode(json.dumps(custom).encode()))
+    try:
+        beside = json.dumps(custom).encode()
+    except RecursionError as error:
+        raise RejectedError(
+            Code.MALFORMED, f"{target.path}: what is signed beside it is too deep"
+        ) from error
+    return Listed(file, Listing.decode(beside))
 
 
 def index_of(

@@ -11,7 +11,7 @@ from quarterdeck_agent.update.transitions import Event, State
 from quarterdeck_shared.assignment import Probation
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.index import Golden, Limits
-from quarterdeck_shared.reported import Quarantined, Slot
+from quarterdeck_shared.reported import LastUpdate, Quarantined, Slot
 from quarterdeck_shared.telemetry.sketch import Sketch
 from tests.support.crash_machine import CAPABILITIES
 from tests.support.installed import NEEDS, make_index
@@ -163,3 +163,42 @@ def test_retries_slow_down_up_to_a_bound_and_are_spread() -> None:
     assert longest[:3] == [2, 4, 8]
     assert longest[-1] == decide.LONGEST_RETRY_S
     assert all(s == x / 2 for s, x in zip(shortest, longest, strict=True))
+
+
+def told(code: Code | None) -> LastUpdate:
+    return LastUpdate(sequence=3, outcome="refused", code=code)
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "reason"),
+    [
+        (Event.REFUSED, Code.INCOMPATIBLE, Code.INCOMPATIBLE),
+        (Event.REFUSED, Code.TARGET_UNKNOWN, None),  # told when it was judged
+        (Event.REFUSED, Code.RELEASE_DOWNGRADE, None),
+        (Event.FAILED, Code.GOLDEN_FAILED, Code.GOLDEN_FAILED),
+        (Event.FAILED, Code.CHUNK_INVALID, Code.CHUNK_INVALID),
+        (Event.REVERTED, Code.WORKER_HUNG, Code.WORKER_HUNG),
+        (Event.DAMAGED, None, Code.ARTIFACT_INVALID),
+        (Event.DEFERRED, Code.DISK_FULL, None),
+        (Event.PASSED, None, None),
+        (Event.KEPT, None, None),
+        (None, None, None),
+    ],
+)
+def test_what_a_step_gives_up_is_told(
+    event: Event | None, code: Code | None, reason: Code | None
+) -> None:
+    record = Record(event=event, update=told(code))
+
+    given_up = decide.turned_down(record, "why")
+
+    assert given_up == (Reason(reason, "why") if reason else None)
+
+
+def test_a_model_that_was_left_beside_an_update_is_told_by_its_own_reason() -> None:
+    listed = (Quarantined(digest="a" * 64, code=Code.WORKER_CRASHED),)
+    record = Record(event=Event.REVERTED, update=told(None), quarantine=listed)
+
+    given_up = decide.turned_down(record, "why")
+
+    assert given_up == Reason(Code.WORKER_CRASHED, "why")
