@@ -10,11 +10,12 @@ from quarterdeck_controller.demo.stage import FLEET, Stage, v
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.report.table import report
 from quarterdeck_controller.release.director import Director
+from quarterdeck_controller.release.trial import trusting
 from quarterdeck_controller.store.records import Assigned, RolloutState
 from quarterdeck_shared import topics
 from quarterdeck_shared.assignment import Assignment
 from quarterdeck_shared.codes import Code
-from quarterdeck_shared.errors import TransientError
+from quarterdeck_shared.errors import RejectedError, TransientError
 from quarterdeck_shared.index import Index, digest
 
 Figures = Mapping[str, object]
@@ -82,28 +83,39 @@ def refuse_broken(stage: Stage) -> Seen:
         time_budget_s=1,  # one look is enough to see that it is wrong
     )
     refused = all(one.decision == "refused" for one in evaluations)
-    stage.release(
-        4, "variants-broken", override="demo: calibrated on thousandths, not on g"
-    )
+    reason = "demo: calibrated on thousandths, not on g"
+    gate = _gate_refuses(stage, 4, "variants-broken", override=reason)
+    stage.release(4, "variants-broken", override=reason, trial=trusting)
     rollout = stage.roll_out(v(4), "all")
     sight = stage.observer.look()
     failed = _telling(stage, FLEET, Code.GOLDEN_FAILED)
     still = [device for device in FLEET if sight.runs(device) == v(2)]
     return Seen(
         ok=refused
+        and gate
         and rollout.state is RolloutState.ROLLED_BACK
         and 0 < len(failed) < len(FLEET)
         and len(still) == len(FLEET),
-        sentence="refused by the optimizer; forced out all the same, its golden vectors"
+        sentence="refused by the optimizer, and by the gate before signing; signed past"
+        " both, its golden vectors"
         f" failed on {', '.join(failed)} and the rollout was undone;"
         f" {len(still)} of {len(FLEET)} run {v(2)}",
         figures={
             "optimizer_refused": refused,
+            "gate_refused": gate,
             "golden_failed": failed,
             "state": rollout.state,
             "reason": rollout.reason,
         },
     )
+
+
+def _gate_refuses(stage: Stage, version: int, out: str, *, override: str) -> bool:
+    try:
+        stage.release(version, out, override=override)
+    except RejectedError as error:
+        return error.code is Code.GATE_FAILED
+    return False
 
 
 def undo_worse(stage: Stage) -> Seen:

@@ -33,6 +33,7 @@ from quarterdeck_controller.release.attest import attester
 from quarterdeck_controller.release.catalog import Catalog, Release
 from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.roles import PROVENANCE
+from quarterdeck_controller.release.trial import Trial, run_once
 from quarterdeck_controller.rollout.create import create
 from quarterdeck_controller.rollout.policy import Policy
 from quarterdeck_controller.rollout.state import ENDED
@@ -150,11 +151,22 @@ class Stage:
         return results
 
     def release(
-        self, version: int, out: str, *, override: str | None = None
+        self,
+        version: int,
+        out: str,
+        *,
+        override: str | None = None,
+        trial: Trial = run_once,
     ) -> Release:
         """Sign the variants in the folder ``out`` as ``version``."""
         return create_release(
-            self.home, self.folder / out, MODEL, version, self.clock, override=override
+            self.home,
+            self.folder / out,
+            MODEL,
+            version,
+            self.clock,
+            override=override,
+            trial=trial,
         )
 
     def enrol(self, devices: dict[str, str]) -> None:

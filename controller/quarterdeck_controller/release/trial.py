@@ -73,7 +73,10 @@ def _run(
 
 
 def trusting(model: bytes, golden: bytes, index: Index, gate: Gate) -> Replayed:
-    """Return that all is well without trying anything: for tests of what follows."""
+    """Return that all is well without trying anything.
+
+    For tests of what comes after the gate, and to show it.
+    """
     del model, golden, gate
     return Replayed(
         count=index.golden.count,
