@@ -271,7 +271,8 @@ class Repository:
 
         Raises:
             RejectedError: ``SIGNATURE_INVALID`` for one that does not fit, ``CONFLICT``
-                when the request was made from metadata that is no longer in force.
+                when the request was made from metadata that is no longer in force,
+                ``HOME_INVALID`` when an attached file was lost: signatures are kept.
         """
         chain = self._chain_if_begun()
         check_base(request, chain)
@@ -279,11 +280,7 @@ class Repository:
         request = self._requests.keep(request, grown)
         if lacking(request.metadata, chain):
             return request
-        attached = {
-            it.name: request.attachment(it.name).read_bytes()
-            for it in request.terms.attachments
-        }
-        self._commit(request.metadata, chain, attached)
+        self._commit(request.metadata, chain, request.attached())
         self._requests.remove(request)
         return Committed(request.roles)
 

@@ -101,6 +101,32 @@ class Request:
         """Return where the attached file of that name is."""
         return self.folder / "attachments" / name
 
+    def attached(self) -> dict[str, bytes]:
+        """Return every attached file by its name.
+
+        Raises:
+            RejectedError: ``HOME_INVALID`` when one is missing or was changed.
+        """
+        return {it.name: self._attached(it) for it in self.terms.attachments}
+
+    def _attached(self, wanted: Attached) -> bytes:
+        file = self.attachment(wanted.name)
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise RejectedError(
+                Code.HOME_INVALID, f"{file} is missing: {error.strerror}"
+            ) from error
+        found = digest(data)
+        if found != wanted.sha256:
+            raise RejectedError(
+                Code.HOME_INVALID,
+                f"{file} has the sha256 {found[:12]}, {wanted.sha256[:12]} was asked "
+                "for; bring it from the folder that was exported, or key cancel the "
+                "request and ask again",
+            )
+        return data
+
 
 def terms_of(
     metadata: Mapping[str, Metadata[Any]],
