@@ -184,6 +184,29 @@ class Ground:
         self.warm_up()
         return device
 
+    @asynccontextmanager
+    async def session(
+        self, identity: Identity, *, client: str | None = None
+    ) -> AsyncIterator[MqttBus]:
+        """Give a session on the broker to whoever holds ``identity``."""
+        folder = self.folder / "sessions" / secrets.token_hex(8)
+        folder.mkdir(parents=True)
+        identity.write(folder / "certificate.pem", folder / "key.pem")
+        endpoint = self.broker.endpoint(folder / "certificate.pem", folder / "key.pem")
+        client, clock = client or secrets.token_hex(16), SystemClock()
+        bus = MqttBus(endpoint, client, clock=clock, rng=random.Random(1))
+        await bus.start()
+        try:
+            yield bus
+        finally:
+            await bus.close()
+
+    async def admit(self, *, claims: tuple[str, ...] = (), **generations: int) -> None:
+        """Admit every device; one named here (``_`` for ``-``) under another number."""
+        told = {name.replace("_", "-"): number for name, number in generations.items()}
+        grants = (Grant(it, CLASS, (told.get(it, 1),)) for it in _names())
+        await self.broker.admit(Admission(tuple(grants), claims))
+
     # -- what the attacker's controller does -----------------------------------------
 
     def spawn(self, topic: str, payload: bytes, *, retain: bool = False) -> None:

@@ -1,6 +1,8 @@
 """One attack: a device under it, and what the device must run and say afterwards."""
 
+import base64
 import copy
+import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
@@ -9,7 +11,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from quarterdeck_agent.status import read_status
 from quarterdeck_controller.fleet.authority import Identity
@@ -24,6 +26,8 @@ from quarterdeck_shared.attack import looks_like
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.events import StepEvent
+from quarterdeck_shared.index import Limits, PartName, cut, digest
+from quarterdeck_shared.listing import Listing
 from quarterdeck_shared.metadata import MetadataRequest
 from quarterdeck_shared.refusal import Refusal
 from quarterdeck_shared.reported import LastUpdate, Reported
@@ -152,6 +156,39 @@ class Siege:
         listing.targets[path] = file
         self.world.resign({"class-cam": listing})
         return variant.target.model_copy(update={"path": path})
+
+    def list_model(
+        self, model: bytes, golden: bytes, *, limits: Limits | None = None
+    ) -> bytes:
+        """Have the class key sign a model by mistake; return its assignment."""
+        version, files = 9, {"model.onnx": model, "golden.npz": golden}
+        like = self._variant(SECOND).index
+        parts = tuple(cut(_part(name), data, 1024) for name, data in files.items())
+        changes = {"parts": parts, "version": version, "release": 50}
+        index = like.model_copy(update=changes | {"limits": limits or like.limits})
+        data = index.encode()
+        path = f"classes/cam/model-{version}.idx"
+        target = Target(path=path, length=len(data), sha256=digest(data))
+        listed = TargetFile.from_data(path, data, ["sha256"])
+        custom = Listing(release=50, created=present().now())
+        listed.unrecognized_fields["custom"] = custom.model_dump(mode="json")
+        listing = self.role("class-cam")
+        listing.targets[path] = listed
+        self.world.resign({"class-cam": listing})
+        name = f"targets/classes/cam/{target.sha256}.model-{version}.idx"
+        self.world.broker.instead[name] = data
+        self.ground.extra[target.sha256] = [
+            part[at : at + 1024]
+            for part in files.values()
+            for at in range(0, len(part), 1024)
+        ]
+        return self.assign(target=target, release=f"model@{version}")
+
+    def again(self, envelope: bytes, *, sequence: int) -> bytes:
+        """Return an assignment, signed by the director under another number."""
+        payload = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
+        data = json.dumps(payload | {"sequence": sequence}).encode()
+        return sealed(data, self.world.key("director"))
 
     def next_root(
         self, change: Callable[[Root], None], *names: str, extra: Keys = ()
@@ -366,6 +403,10 @@ class Siege:
         told = self._keeper.read(name) if name.startswith("time/") else None
         data = told or self.world.broker.answer(name)
         return [reply.encode() for reply in replies(request.id, data)]
+
+
+def _part(name: str) -> PartName:
+    return "model.onnx" if name == "model.onnx" else "golden.npz"
 
 
 def _keys(identity: Identity) -> dict[str, bytes]:

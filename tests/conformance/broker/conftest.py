@@ -1,7 +1,6 @@
 """One hostile broker for all attacks, and a device of its own for each."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -14,7 +13,7 @@ from tests.support.siege import Siege
 async def ground(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Ground]:
-    folder: Path = tmp_path_factory.mktemp("ground")
+    folder = tmp_path_factory.mktemp("ground")
     async with hostile_ground(folder) as ground:
         yield ground
 

@@ -204,10 +204,10 @@ async def test_the_identity_of_another_device_is_not_taken_for_ones_own(
     await siege.device.stop()
     siege.swap_identity("cam-139")
     siege.device.start()
-    agent = siege.device.agent
-    assert agent is not None
 
-    await until(lambda: agent.poll() is not None, "the end of the agent")
-    assert agent.returncode == 1
-    assert "cam-139" in siege.device.log()
+    await until(lambda: "of cam-139, not" in siege.device.log(), "the refusal")
+    # it goes on serving, and speaks to nobody under another's name
+    await until(lambda: siege.status().get("serving"), "the model at work")
+    assert "certificate_invalid" in siege.device.log()
+    assert not siege.status()["connected"]
     assert "Traceback" not in siege.device.log()
