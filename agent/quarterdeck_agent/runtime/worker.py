@@ -112,17 +112,25 @@ def serve(link: socket.socket, model: Model) -> None:
 
 
 def _answer(model: Model, ask: Ask, body: bytes) -> Tell:
-    tensors = read_tensors(body)
     if ask.golden is not None:
-        report = replay(tensors, ask.golden, model.inputs, model.run, _rss_mb())
+        vectors = _vectors(body)
+        report = replay(vectors, ask.golden, model.inputs, model.run, _rss_mb())
         return Tell(report=report.model_copy(update={"rss_mb": _rss_mb()}))
-    sample = fit(tensors, model.inputs)
+    sample = fit(read_tensors(body), model.inputs)
     before = time.perf_counter_ns()
     outputs = model.run(sample)
     latency = time.perf_counter_ns() - before
     best, score = top(outputs[0])
     answer = Answer(top=best, score=score, latency_ns=latency, rss_mb=_rss_mb())
     return Tell(answer=answer)
+
+
+def _vectors(body: bytes) -> Tensors:
+    try:
+        return read_tensors(body)
+    except RejectedError as error:
+        # the artifact's fault, which is not tried again, and nobody's request
+        raise RejectedError(Code.GOLDEN_FAILED, error.detail) from error
 
 
 def _receive(link: socket.socket) -> tuple[Ask, bytes] | None:
