@@ -52,6 +52,7 @@ _HOSTILE = (
     x509.ExtensionNotFound,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
+    UserWarning,  # where warnings are errors: of a name that breaks a length
 )
 
 

@@ -19,7 +19,7 @@ from quarterdeck_agent.identity.plan import Rng, clock_doubt, wait_s
 from quarterdeck_agent.identity.request import certificate_request
 from quarterdeck_agent.settings import Settings, endpoint, read
 from quarterdeck_shared import topics
-from quarterdeck_shared.bus.port import Bus, Endpoint, Message
+from quarterdeck_shared.bus.port import Bus, Endpoint
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.enrolment import CertificateReply, EnrolRequest
@@ -30,6 +30,7 @@ ANSWER_S = 15.0
 CONNECT_S = 20.0
 MIN_TOKEN_BYTES, MAX_TOKEN_BYTES = 16, 128
 MAX_REPLY_BYTES = 48 * 1024
+_LOST = b""
 
 MAY_WORK_LATER = frozenset(
     {
@@ -133,7 +134,8 @@ class Enrolment:
     ) -> bytes:
         replies: asyncio.Queue[bytes] = asyncio.Queue(maxsize=4)
         topic = topics.enrol_reply(claim.name, self._nonce)
-        await bus.subscribe(topic, lambda message: _put(replies, message))
+        await bus.subscribe(topic, lambda message: _put(replies, message.payload))
+        bus.on_disconnected(lambda: _put(replies, _LOST))
         failures = 0
         while True:
             try:
@@ -152,17 +154,21 @@ class Enrolment:
         replies: "asyncio.Queue[bytes]",
     ) -> bytes:
         topic = topics.enrol_request(claim.name, self._nonce)
+        while not replies.empty() and (late := replies.get_nowait()):
+            if (chain := _answer(late)) is not None:
+                return chain
         await bus.publish(topic, request.encode())
         self._told("asked to be enrolled, waiting for the controller")
         try:
             async with asyncio.timeout(ANSWER_S):
-                while True:
-                    chain = _answer(await replies.get())
-                    if chain is not None:
+                while (payload := await replies.get()) != _LOST:
+                    if (chain := _answer(payload)) is not None:
                         return chain
         except TimeoutError as error:
             detail = f"the controller did not answer within {ANSWER_S:g} s"
             raise TransientError(Code.TIMED_OUT, detail) from error
+        # an answer to a session that is gone never comes
+        raise TransientError(Code.NOT_CONNECTED, "the broker closed the connection")
 
     def _take(self, chain: bytes, key: DeviceKey) -> Certificate:
         try:
@@ -251,9 +257,9 @@ def _answer(payload: bytes) -> bytes | None:
     return reply.chain
 
 
-def _put(replies: "asyncio.Queue[bytes]", message: Message) -> None:
+def _put(replies: "asyncio.Queue[bytes]", payload: bytes) -> None:
     if not replies.full():  # more than one is nothing that a controller sends
-        replies.put_nowait(message.payload)
+        replies.put_nowait(payload)
 
 
 def _is_token(text: str) -> bool:
