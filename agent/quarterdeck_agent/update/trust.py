@@ -10,7 +10,7 @@ done with what was accepted.
 import logging
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -139,7 +139,8 @@ class Trust:
                 models = ground.refreshed.models()
                 raised = verify.accepted(floor, offered, index, models)
                 self._save(ground.floor, raised)
-            self._look_after_running(ground.refreshed)
+            with suppress(DownloadError, RepositoryError, TransientError):
+                self._look_after_running(ground.refreshed)
         return Accepted(assignment, assignment.target.sha256, index, redelivery)
 
     def refresh(self) -> None:

@@ -409,4 +409,4 @@ def accepted(
 
 
 def _signers(envelope: dsse.Opened) -> str:
-    return ", ".join(key[:12] for key in envelope.signatures)
+    return ", ".join(f"{key[:12]!a}" for key in envelope.signatures)

@@ -68,7 +68,7 @@ def verified(envelope: bytes, device: str, keys: Keys) -> Refusal:
         keyid in keys and _has_signed(keys[keyid], signature, given.signed)
         for keyid, signature in given.signatures.items()
     ):
-        named = ", ".join(key[:12] for key in given.signatures)
+        named = ", ".join(f"{key[:12]!a}" for key in given.signatures)
         raise RejectedError(
             Code.SIGNATURE_INVALID,
             f"signed by {named}, not by one of the {len(keys)} keys of {device}",
