@@ -107,6 +107,13 @@ class Fleet:
                 await self.serving
             self.serving = None
 
+    def halt(self) -> None:
+        """End every agent, as a power cut does."""
+        for agent in self.agents:
+            agent.kill()
+            agent.wait()
+        self.agents.clear()
+
     def run(
         self, bundle: Path, environment: Mapping[str, str] = MappingProxyType({})
     ) -> "subprocess.Popen[bytes]":
@@ -176,7 +183,5 @@ async def running_fleet(
         await fleet.start()
         yield fleet
     finally:
-        for agent in fleet.agents:
-            agent.kill()
-            agent.wait()
+        fleet.halt()
         await fleet.stop()

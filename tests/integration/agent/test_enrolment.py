@@ -5,7 +5,7 @@ import contextlib
 import json
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -40,7 +40,7 @@ SHORT = timedelta(seconds=120)
 
 
 @pytest_asyncio.fixture(params=KINDS, scope="module", loop_scope="module")
-async def fleet(
+async def each(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
@@ -49,10 +49,23 @@ async def fleet(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    """Give a fleet on the embedded broker, for what no broker decides."""
+async def embedded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
     async with running_fleet(tmp_path_factory.mktemp("one")) as fleet:
         yield fleet
+
+
+@pytest.fixture
+def fleet(each: Fleet) -> Iterator[Fleet]:
+    """Give a fleet on each broker, without the agents of the test before."""
+    yield each
+    each.halt()
+
+
+@pytest.fixture
+def one(embedded: Fleet) -> Iterator[Fleet]:
+    """Give a fleet on the embedded broker, for what no broker decides."""
+    yield embedded
+    embedded.halt()
 
 
 async def until_status(
