@@ -14,6 +14,7 @@ from statistics import median
 from time import perf_counter
 
 from quarterdeck_controller.broker.port import Admission, Grant
+from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.attest import attester
@@ -21,6 +22,7 @@ from quarterdeck_shared.clock import SystemClock
 from tests.bench import exercises
 from tests.bench.table import Figure
 from tests.support.brokers import until
+from tests.support.identities import device_identity, write_identity
 from tests.support.releases import evaluation, vouchers
 from tests.support.site import (
     CLASS,
@@ -53,7 +55,8 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 bundle, port = sys.argv[1], int(sys.argv[2])
 client = Client(CallbackAPIVersion.VERSION2, "bare")
-client.tls_set(f"{bundle}/ca.pem", f"{bundle}/certificate.pem", f"{bundle}/key.pem")
+identity = f"{bundle}/state/identity.pem"
+client.tls_set(f"{bundle}/ca.pem", identity, identity)
 client.on_connect = lambda *_: print("connected", flush=True)
 client.connect("127.0.0.1", port)
 client.loop_start()
@@ -103,6 +106,9 @@ async def _enrolled(site: Site) -> Path:
         )
         for device in (DEVICE, OTHER)
     ]
+    authority = Authority.open(site.home.authority)
+    for bundle in bundles:
+        write_identity(bundle, device_identity(authority, bundle.name, CLASS))
     return bundles[0]
 
 

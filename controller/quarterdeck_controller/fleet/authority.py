@@ -33,6 +33,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from quarterdeck_controller.broker.identity import device_uri
 from quarterdeck_controller.fleet.requests import ProvenRequest
+from quarterdeck_controller.fleet.revocation_list import (
+    REVOCATIONS_DAYS,
+    Revoked,
+    sign_list,
+)
 from quarterdeck_controller.store.records import Certificate
 from quarterdeck_shared.clock import Clock, SystemClock
 from quarterdeck_shared.codes import Code
@@ -52,10 +57,6 @@ ROOT_DAYS = 3650
 ISSUING_DAYS = 1825
 SERVICE_DAYS = 365
 DEVICE_DAYS = 30
-REVOCATIONS_DAYS = 30
-"""A broker that holds an expired list of revocations refuses every device: the list is
-made anew daily, and good for long."""
-
 BACKDATED = timedelta(minutes=5)
 """Certificates begin a little early: clocks of devices run behind."""
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
@@ -119,20 +120,6 @@ class Issued:
             not_after=self.leaf.not_valid_after_utc,
             certificate=self.leaf.public_bytes(Encoding.DER),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Revoked:
-    """A certificate that no longer counts, as a revocation list names it.
-
-    Attributes:
-        serial: In hexadecimal.
-        replaced: Whether a newer one took its place; it was not taken back.
-    """
-
-    serial: str
-    at: datetime
-    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +267,12 @@ class Authority:
         It is followed by the root's own, which is empty, while the root's key is here:
         a broker that checks every link of a chain needs both.
         """
-        issuing = _revocations(self._issuing, revoked, self._clock.now(), days)
-        root = self._root()
+        now, root = self._clock.now(), self._root()
+        issuing = self._issuing
+        listed = sign_list(issuing.certificate, issuing.key, revoked, now, days=days)
         if root is None:
-            return issuing
-        return issuing + _revocations(root, (), self._clock.now(), days)
+            return listed
+        return listed + sign_list(root.certificate, root.key, (), now, days=days)
 
     def _root(self) -> _Signer | None:
         try:
@@ -321,37 +309,6 @@ def _attribute(leaf: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
 
 def _chain(leaf: x509.Certificate, issuing: x509.Certificate) -> bytes:
     return b"".join(link.public_bytes(Encoding.PEM) for link in (leaf, issuing))
-
-
-def _revocations(
-    issuer: _Signer, revoked: Iterable[Revoked], now: datetime, days: float
-) -> bytes:
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(issuer.certificate.subject)
-        .last_update(now - BACKDATED)
-        .next_update(now + timedelta(days=days))
-        .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()),
-            critical=False,
-        )
-    )
-    for it in revoked:
-        builder = builder.add_revoked_certificate(_entry(it))
-    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.PEM)
-
-
-def _entry(revoked: Revoked) -> x509.RevokedCertificate:
-    builder = (
-        x509.RevokedCertificateBuilder()
-        .serial_number(int(revoked.serial, 16))
-        .revocation_date(revoked.at)
-    )
-    if revoked.replaced:
-        reason = x509.CRLReason(x509.ReasonFlags.superseded)
-        builder = builder.add_extension(reason, critical=False)
-    return builder.build()
 
 
 def _certify_authority(

@@ -13,13 +13,13 @@ permissions serve all that wait.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.desk import Desk
-from quarterdeck_controller.fleet.issuing import is_open, issue
+from quarterdeck_controller.fleet.issuing import Batch, is_open
 from quarterdeck_controller.fleet.requests import ProvenRequest, prove
 from quarterdeck_controller.fleet.tokens import digest
 from quarterdeck_controller.store.ledger import Entry, Outcome
@@ -196,58 +196,77 @@ class EnrolmentServer:
                 _log.debug("event=enrolment_unanswered code=%s", error.code)
 
     def _judge_all(self, batch: Sequence[Asked]) -> list[CertificateReply]:
-        now = self._clock.now()
+        now, decoded = self._clock.now(), [_decoded(it) for it in batch]
         with self._store.write() as records:
-            live = frozenset(records.claims.live(now))
-            return [self._judge(records, asked, live, now) for asked in batch]
+            facts = _Facts.read(records, decoded, now)
+            proven = [facts.prove(*pair) for pair in zip(batch, decoded, strict=True)]
+            found = (it for it in proven if isinstance(it, ProvenRequest))
+            issuing = Batch.read(
+                records, self._authority, found, days=self._days, now=now
+            )
+            replies = [
+                self._judge(facts, issuing, *those)
+                for those in zip(batch, decoded, proven, strict=True)
+            ]
+            issuing.write(records)
+        return replies
 
     def _judge(
-        self, records: Records, asked: Asked, live: frozenset[str], now: datetime
+        self,
+        facts: "_Facts",
+        issuing: Batch,
+        asked: Asked,
+        request: EnrolRequest | RejectedError,
+        proven: ProvenRequest | RejectedError,
     ) -> CertificateReply:
         try:
-            return CertificateReply(chain=self._grant(records, asked, live, now))
+            if isinstance(proven, RejectedError):
+                raise proven
+            assert isinstance(request, EnrolRequest)
+            return CertificateReply(
+                chain=self._grant(facts, issuing, asked, request, proven)
+            )
         except RejectedError as error:
-            self._tell(records, asked, error, now)
+            self._tell(facts, issuing, asked, request, error)
             said = _SAID if error.code is Code.TOKEN_INVALID else error.detail[:300]
             return CertificateReply(code=error.code, detail=said)
 
     def _grant(
-        self, records: Records, asked: Asked, live: frozenset[str], now: datetime
+        self,
+        facts: "_Facts",
+        issuing: Batch,
+        asked: Asked,
+        request: EnrolRequest,
+        proven: ProvenRequest,
     ) -> bytes:
-        request = EnrolRequest.decode(asked.payload)  # 1
-        if asked.claim not in live:  # 2
-            raise _invalid(f"{asked.claim} is no claim that is open")
-        known = digest(request.token)
-        found = records.tokens.some([known]).get(known)
-        token = check_token(request, asked.claim, found, now)  # 3
-        device = check_device(records.devices.get(token.device))  # 4
-        proven = prove(request.csr, device.id)  # 5
-        before = records.certificates.of(device.id)
-        given = given_before(token, proven, before, now)  # 6
-        if given is None:
-            check_key_is_new(records, proven)  # 7
-        if request.seal_key != device.seal_key:
-            records.devices.seal_to(device.id, request.seal_key)
-            # What is assigned to it may hold a key that only its old one opens.
-            records.assignments.sign_again(device.id, now)
+        token, device = (
+            facts.tokens[digest(request.token)],
+            facts.devices[proven.device],
+        )
+        given = given_before(token, proven, issuing.of(device.id), issuing.now)  # 6
         if given is not None:
-            return self._authority.chain(given.certificate)
-        issued = issue(
-            records, self._authority, device, proven, before, days=self._days, now=now
-        )
-        it = issued.record
-        records.tokens.use(token.digest, it.serial, now)
-        told = {"generation": it.generation, "serial": it.serial, "claim": asked.claim}
-        records.audit.append(Entry(now, ENROL, f"device:{device.id}", detail=told))
-        _log.info(
-            "event=device_enrolled device=%s generation=%d", it.device, it.generation
-        )
-        return issued.chain_pem
+            chain = self._authority.chain(given.certificate)
+        else:
+            issued = issuing.issue(device, proven, ENROL, claim=asked.claim)  # 7
+            facts.use(token, issued.record.serial, issuing)
+            chain = issued.chain_pem
+            generation = issued.record.generation
+            _log.info(
+                "event=device_enrolled device=%s generation=%d", device.id, generation
+            )
+        if request.seal_key != device.seal_key:
+            issuing.seals[device.id] = request.seal_key
+        return chain
 
     def _tell(
-        self, records: Records, asked: Asked, error: RejectedError, now: datetime
+        self,
+        facts: "_Facts",
+        issuing: Batch,
+        asked: Asked,
+        request: EnrolRequest | RejectedError,
+        error: RejectedError,
     ) -> None:
-        whose = _owner(records, asked)
+        whose = facts.owner(request)
         subject = f"device:{whose}" if whose else f"claim:{asked.claim}"
         monotonic = self._clock.monotonic()
         if monotonic < self._quiet_until.get(subject, monotonic):
@@ -263,32 +282,66 @@ class EnrolmentServer:
             error.detail,
         )
         told = {"code": str(error.code), "reason": error.detail, "claim": asked.claim}
-        records.audit.append(Entry(now, ENROL, subject, Outcome.REFUSED, told))
+        entry = Entry(issuing.now, ENROL, subject, Outcome.REFUSED, told)
+        issuing.entries.append(entry)
 
 
-def _owner(records: Records, asked: Asked) -> str | None:
-    """Return the device whose token was offered, by whomever."""
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is known of tokens and devices, for all requests of a batch."""
+
+    now: datetime
+    claims: frozenset[str]
+    tokens: dict[str, Token]
+    devices: Mapping[str, Device]
+
+    @classmethod
+    def read(
+        cls,
+        records: Records,
+        decoded: Sequence[EnrolRequest | RejectedError],
+        now: datetime,
+    ) -> "_Facts":
+        requests = [it for it in decoded if isinstance(it, EnrolRequest)]
+        tokens = records.tokens.some({digest(it.token) for it in requests})
+        devices = records.devices.some({it.device for it in tokens.values()})
+        return cls(now, frozenset(records.claims.live(now)), tokens, devices)
+
+    def prove(
+        self, asked: Asked, request: EnrolRequest | RejectedError
+    ) -> ProvenRequest | RejectedError:
+        """Return what the request proves, as far as it hangs on no other request."""
+        if isinstance(request, RejectedError):
+            return request  # 1
+        try:
+            if asked.claim not in self.claims:  # 2
+                raise _invalid(f"{asked.claim} is no claim that is open")
+            found = self.tokens.get(digest(request.token))
+            token = check_token(request, asked.claim, found, self.now)  # 3
+            device = check_device(self.devices.get(token.device))  # 4
+            return prove(request.csr, device.id)  # 5
+        except RejectedError as error:
+            return error
+
+    def use(self, token: Token, serial: str, issuing: Batch) -> None:
+        """Note that ``token`` was used, for requests of the same batch too."""
+        used = replace(token, used_at=self.now, serial=serial)
+        self.tokens[token.digest] = used
+        issuing.used[token.digest] = serial
+
+    def owner(self, request: EnrolRequest | RejectedError) -> str | None:
+        """Return the device whose token was offered, by whomever."""
+        if isinstance(request, RejectedError):
+            return None
+        token = self.tokens.get(digest(request.token))
+        return token.device if token else None
+
+
+def _decoded(asked: Asked) -> EnrolRequest | RejectedError:
     try:
-        offered = digest(EnrolRequest.decode(asked.payload).token)
-    except RejectedError:
-        return None
-    token = records.tokens.some([offered]).get(offered)
-    return token.device if token else None
-
-
-def check_key_is_new(records: Records, proven: ProvenRequest) -> None:
-    """Refuse a key that was certified before, for whichever device.
-
-    Raises:
-        RejectedError: ``REQUEST_UNPROVEN``.
-    """
-    holder = records.certificates.holders([proven.public_key]).get(proven.public_key)
-    if holder is not None:
-        raise RejectedError(
-            Code.REQUEST_UNPROVEN,
-            "the certificate request: its key has a certificate already"
-            + (f", of {proven.device}" if holder == proven.device else ""),
-        )
+        return EnrolRequest.decode(asked.payload)
+    except RejectedError as error:
+        return error
 
 
 def _invalid(why: str) -> RejectedError:

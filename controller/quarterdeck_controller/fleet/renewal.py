@@ -8,18 +8,16 @@ the new one locks anybody out. The same key asked for again gets the same certif
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from quarterdeck_controller.fleet.authority import BACKDATED, Authority
 from quarterdeck_controller.fleet.desk import Desk
-from quarterdeck_controller.fleet.enrolment import check_key_is_new
-from quarterdeck_controller.fleet.issuing import is_open, issue
+from quarterdeck_controller.fleet.issuing import Batch, is_open
 from quarterdeck_controller.fleet.requests import ProvenRequest, prove
-from quarterdeck_controller.store.ledger import Entry
-from quarterdeck_controller.store.records import Certificate
-from quarterdeck_controller.store.store import Records, Store
+from quarterdeck_controller.store.records import Certificate, Device
+from quarterdeck_controller.store.store import Store
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Bus, Message
 from quarterdeck_shared.clock import Clock
@@ -148,53 +146,57 @@ class RenewalServer:
                 _log.debug("event=renewal_unanswered code=%s", error.code)
 
     def _judge_all(self, batch: Sequence[Asked]) -> list[CertificateReply | None]:
-        now = self._clock.now()
+        now, decoded = self._clock.now(), [_decoded(it) for it in batch]
         with self._store.write() as records:
-            return [self._judge(records, asked, now) for asked in batch]
+            devices = records.devices.some({it.device for it in batch})
+            proven = [
+                _proven(devices.get(asked.device), request)
+                for asked, request in zip(batch, decoded, strict=True)
+            ]
+            found = (it for it in proven if isinstance(it, ProvenRequest))
+            issuing = Batch.read(
+                records, self._authority, found, days=self._days, now=now
+            )
+            replies = [
+                self._judge(devices, issuing, *those)
+                for those in zip(batch, decoded, proven, strict=True)
+            ]
+            issuing.write(records)
+        return replies
 
     def _judge(
-        self, records: Records, asked: Asked, now: datetime
+        self,
+        devices: Mapping[str, Device],
+        issuing: Batch,
+        asked: Asked,
+        request: RenewalRequest | RejectedError,
+        proven: ProvenRequest | RejectedError,
     ) -> CertificateReply | None:
         """Return the answer; None to whom is no device or makes no sense."""
-        number = None
         try:
-            request = RenewalRequest.decode(asked.payload)  # 1
-            number = request.id
-            chain = self._grant(records, asked.device, request, now)
+            if isinstance(proven, RejectedError):
+                raise proven
+            chain = self._grant(devices[asked.device], issuing, proven)
         except RejectedError as error:
             self._tell(asked.device, error)
-            if number is None or error.code is Code.NOT_FOUND:
+            if isinstance(request, RejectedError) or error.code is Code.NOT_FOUND:
                 return None
             return CertificateReply(
-                id=number, code=error.code, detail=error.detail[:300]
+                id=request.id, code=error.code, detail=error.detail[:300]
             )
+        assert isinstance(request, RenewalRequest)
         self._scolded.discard(asked.device)
-        return CertificateReply(id=number, chain=chain)
+        return CertificateReply(id=request.id, chain=chain)
 
-    def _grant(
-        self, records: Records, device_id: str, request: RenewalRequest, now: datetime
-    ) -> bytes:
-        device = records.devices.get(device_id)
-        if device is None:
-            raise RejectedError(Code.NOT_FOUND, f"no device {device_id}")
-        if device.revoked_at is not None:  # 2
-            raise RejectedError(Code.DEVICE_REVOKED, f"{device_id} was revoked")
-        proven = prove(request.csr, device_id)  # 3
-        before = records.certificates.of(device_id)
-        given = given_before(proven, before, now)  # 4
+    def _grant(self, device: Device, issuing: Batch, proven: ProvenRequest) -> bytes:
+        given = given_before(proven, issuing.of(device.id), issuing.now)  # 4
         if given is not None:
             return self._authority.chain(given.certificate)
-        check_key_is_new(records, proven)  # 5
-        issued = issue(
-            records, self._authority, device, proven, before, days=self._days, now=now
-        )
-        it = issued.record
-        told = {"generation": it.generation, "serial": it.serial}
-        records.audit.append(Entry(now, RENEW, f"device:{device_id}", detail=told))
+        issued = issuing.issue(device, proven, RENEW)  # 5
         _log.info(
             "event=certificate_renewed device=%s generation=%d",
-            device_id,
-            it.generation,
+            device.id,
+            issued.record.generation,
         )
         return issued.chain_pem
 
@@ -210,3 +212,26 @@ class RenewalServer:
             error.code,
             error.detail,
         )
+
+
+def _decoded(asked: Asked) -> RenewalRequest | RejectedError:
+    try:
+        return RenewalRequest.decode(asked.payload)  # 1
+    except RejectedError as error:
+        return error
+
+
+def _proven(
+    device: Device | None, request: RenewalRequest | RejectedError
+) -> ProvenRequest | RejectedError:
+    """Return what the request proves, as far as it hangs on no other request."""
+    if isinstance(request, RejectedError):
+        return request
+    if device is None:
+        return RejectedError(Code.NOT_FOUND, "nobody enrolled it")
+    if device.revoked_at is not None:  # 2
+        return RejectedError(Code.DEVICE_REVOKED, f"{device.id} was revoked")
+    try:
+        return prove(request.csr, device.id)  # 3
+    except RejectedError as error:
+        return error

@@ -4,11 +4,20 @@ Whatever changes who may use the broker raises the revision, so that a process t
 keeps a broker can see at little cost that another one has changed something.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    func,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
 
 from quarterdeck_controller.store.records import Certificate, Claim, Token
@@ -127,13 +136,15 @@ class TokenTable:
         )
         return tuple(Token(**row._asdict()) for row in rows)
 
-    def use(self, digest: str, serial: str, now: datetime) -> None:
-        """Note the certificate that was given for a token."""
-        self.connection.execute(
-            update(tokens)
-            .where(tokens.c.digest == digest)
-            .values(used_at=now, serial=serial)
-        )
+    def use(self, given: Mapping[str, str], now: datetime) -> None:
+        """Note the certificates, by serial, that were given for tokens, by digest."""
+        if given:
+            self.connection.execute(
+                update(tokens)
+                .where(tokens.c.digest == bindparam("of"))
+                .values(used_at=now, serial=bindparam("gave")),
+                [{"of": digest, "gave": it} for digest, it in given.items()],
+            )
 
     def withdraw(self, ids: Collection[str], now: datetime) -> int:
         """Close every open token of these devices; return how many that were."""

@@ -21,8 +21,8 @@ from quarterdeck_controller.fleet.admission import (
     ended,
     list_ends,
 )
-from quarterdeck_controller.fleet.authority import Revoked
 from quarterdeck_controller.fleet.revocation import make_room, revoke
+from quarterdeck_controller.fleet.revocation_list import Revoked
 from quarterdeck_controller.store.identity import Live
 from quarterdeck_controller.store.records import Certificate, Claim
 from quarterdeck_shared import topics

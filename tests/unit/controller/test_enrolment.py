@@ -19,7 +19,7 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.enrolment import CertificateReply, EnrolRequest
 from quarterdeck_shared.errors import RejectedError
 from tests.support.identities import new_key, request
-from tests.support.registry import CLASS, Registry
+from tests.support.registry import CLASS, Key, Registry
 
 
 @pytest_asyncio.fixture
@@ -352,18 +352,51 @@ async def test_a_guesser_fills_neither_log_nor_audit(
     assert len([it for it in audit(registry) if it[1] == "refused"]) == 1
 
 
-async def test_a_thousand_machines_cost_few_transactions(registry: Registry) -> None:
-    invitations = registry.enter(*(f"cam-{it}" for it in range(200)))
+def wanting(invitation: Invitation, key: Key, nonce: str) -> Asked:
+    device = invitation.device
+    asked = EnrolRequest(
+        device=device, token=invitation.token, csr=request(device, key)
+    )
+    return Asked(invitation.claim, nonce, asked.encode())
+
+
+async def test_of_two_machines_that_ask_at_once_with_one_token_one_is_let_in(
+    registry: Registry,
+) -> None:
+    (invitation,) = registry.enter("cam-1")
+    key = new_key()
     batch = [
-        Asked(
-            it.claim,
-            it.device,
-            EnrolRequest(
-                device=it.device, token=it.token, csr=request(it.device, new_key())
-            ).encode(),
-        )
-        for it in invitations
+        wanting(invitation, key, "one"),
+        wanting(invitation, key, "one-again"),
+        wanting(invitation, new_key(), "other"),
     ]
+
+    await registry.enrolling.answer(batch)
+
+    one, again, other = (
+        registry.heard[topics.enrol_reply(invitation.claim, it.nonce)] for it in batch
+    )
+    assert leaf(one) == leaf(again)
+    assert other.code is Code.TOKEN_INVALID
+    assert registry.live("cam-1") == [1]
+
+
+async def test_of_two_devices_that_ask_at_once_with_one_key_one_is_let_in(
+    registry: Registry,
+) -> None:
+    one, two = registry.enter("cam-1", "cam-2")
+    key = new_key()
+
+    await registry.enrolling.answer([wanting(one, key, "1"), wanting(two, key, "2")])
+
+    assert registry.heard[topics.enrol_reply(one.claim, "1")].code is None
+    refused = registry.heard[topics.enrol_reply(one.claim, "2")]
+    assert refused.code is Code.REQUEST_UNPROVEN
+
+
+async def test_many_machines_cost_few_transactions(registry: Registry) -> None:
+    invitations = registry.enter(*(f"cam-{it}" for it in range(200)))
+    batch = [wanting(it, new_key(), it.device) for it in invitations]
 
     await registry.enrolling.answer(batch)
 
