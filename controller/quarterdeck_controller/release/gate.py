@@ -1,19 +1,8 @@
-"""The gate before a class key signs: what is new is looked at, run once, vouched for.
+"""The gate before a class key signs: what is new is looked at, vouched for, run once.
 
-It runs on whatever machine holds the key, from the bytes of a change alone. For every
-target that the class role did not list before:
-
-1. its path, index, listing and release counter agree with each other, and what the
-   index demands of devices is what was measured;
-2. every part has the bytes that the index names;
-3. its provenance is signed by the role ``provenance``, speaks of exactly these bytes
-   and says what the evaluation says (``release/provenance.py``): nothing is parsed
-   further or run that nobody vouches for;
-4. the model stands alone, uses operators that the class allows and keeps within its
-   limits; the golden vectors are what they claim (``release/screening.py``);
-5. one run in a child with limits reproduces the golden vectors (``release/trial.py``).
-
-What was listed before may only go, never change.
+It runs on whatever machine holds the key, from the bytes of a change alone. The checks
+are numbered as in PROTOCOL.md section 5. Nothing is parsed far or run that nobody
+vouches for, and what was listed before may only go, never change.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -194,6 +183,7 @@ class Inspector:
             RejectedError: ``GATE_FAILED`` or ``PROVENANCE_INVALID``, with the target
                 and what is wrong with it.
         """
+        # 5.1 nothing delegated, changed or forgotten
         old = before.targets if before else {}
         if after.delegations is not None:
             raise _failed(f"{class_role(device_class)} may not delegate")
@@ -240,15 +230,19 @@ class Inspector:
                 ``DISK_FAILED`` when it could not be tried.
         """
         gate = self.allowed(index.device_class)
+        # 5.4 the index demands what was measured
         evaluation = _evaluation(files["evaluation.json"])
         _check_decision(evaluation, listing)
         _check_measured(index, evaluation)
+        # 5.5 provenance
         statement = provenance.verify(files["provenance.json"], self.targets)
         _check_subjects(statement, index, files)
         provenance.check_agrees(statement, evaluation)
         try:
+            # 5.6 the model and its golden vectors, as they lie there
             model = check_model(files["model.onnx"], gate)
             check_golden(files["golden.npz"], model, index.golden)
+            # 5.7 one run
             replayed = self.trial(files["model.onnx"], files["golden.npz"], index, gate)
         except RejectedError as error:
             if error.code in _DISK:
@@ -270,8 +264,10 @@ class Inspector:
         self, device_class: str, file: TargetFile, read: Read, newest: Mapping[str, int]
     ) -> Finding:
         try:
+            # 5.2 path, index, listing, counter
             index, listing = _index(file, read), _listing(file)
             _check_listing(device_class, file.path, index, listing, newest)
+            # 5.3 the parts
             files = {name: self._part(index, name, read) for name in PARTS}
             return self.variant(index, listing, files)
         except RejectedError as error:
