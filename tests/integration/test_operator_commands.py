@@ -440,6 +440,34 @@ def test_a_log_that_was_cut_off_shows_against_what_was_kept(deck: Deck) -> None:
         assert "knows entry 2: the last 1 were cut off" in told.told
 
 
+def test_an_admin_who_restored_a_backup_says_so_and_signing_goes_on(deck: Deck) -> None:
+    deck.becomes(deck.hires("ada", "admin"))
+    deck.hires("vic", "viewer")
+    repository = Repository(deck.home, SystemClock())
+    repository.renew(repository.chain().timestamp.expires)
+    raw = sqlite3.connect(deck.home.database)
+    with raw:
+        raw.execute("DELETE FROM audit WHERE number = 2")
+    raw.close()
+
+    before = deck.types("audit", "verify")
+    accepted = deck.types("audit", "accept", "--reason", "restored from Monday")
+    after = deck.types("audit", "verify")
+    repository.renew(repository.chain().timestamp.expires)
+    signed = deck.types("audit", "verify", "--json")
+    again = deck.types("audit", "accept", "--reason", "x")
+
+    entry = deck.entries()[1]
+    assert (before.code, accepted.code, after.code, again.code) == (1, 0, 0, 1)
+    assert signed.value["witnessed"] == 2
+    assert (entry["actor"], entry["act"], entry["subject"]) == (
+        "ada",
+        "audit.accept",
+        "head:2",
+    )
+    assert entry["detail"]["reason"] == "restored from Monday"
+
+
 def test_a_timestamp_of_a_key_that_was_replaced_since_bears_witness(
     deck: Deck,
 ) -> None:

@@ -31,6 +31,7 @@ class Act(Enum):
     MODEL_ATTEST = ("model.attest", Role.RELEASER)
     KEY_CHANGE = ("key.change", Role.ADMIN)
     OPERATOR_CHANGE = ("operator.change", Role.ADMIN)
+    AUDIT_ACCEPT = ("audit.accept", Role.ADMIN)
     OPERATOR_RECOVER = ("operator.recover", Role.ADMIN)
     SERVE = ("serve", Role.ADMIN)
 

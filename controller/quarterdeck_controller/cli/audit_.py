@@ -28,6 +28,7 @@ from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOpt
 from quarterdeck_controller.cli.output import err, out, print_json, print_table
 from quarterdeck_controller.release.witness import roots, witness
 from quarterdeck_controller.store.ledger import Head, Kept, Raw
+from quarterdeck_controller.store.store import Records
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import RejectedError
@@ -155,11 +156,40 @@ def verify(
     _refuse(findings)
 
 
+@app.command()
+def accept(
+    *,
+    reason: Annotated[str, typer.Option(help="Why it lacks what was signed.")],
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Accept that the log lacks what the signed timestamp knows, and say why.
+
+    For a database that was restored from a backup. The record keeps who did; the next
+    signed timestamp carries the head of the log as it is.
+    """
+    with (
+        opened(home, Act.AUDIT_ACCEPT) as fleet,
+        fleet.store.write() as records,
+    ):
+        signed = next(_signed(fleet, records), None)
+        if signed is None or not records.audit.departs_from(signed.head):
+            raise RejectedError(
+                Code.NOT_ALLOWED, "the log holds all that the signed timestamp knows"
+            )
+        head = signed.head
+        fleet.audit(head.subject, sha256=head.sha256, reason=reason)
+    if as_json:
+        print_json({"v": 1, "accepted": head_as_json(head)})
+    else:
+        out.print(f"Accepted that entry {head.number} is not the one that was signed.")
+
+
 def _of_home(home: Path, given: list[Path], root: Path | None) -> Findings:
     with opened(home, Act.SEE) as fleet, fleet.store.read() as records:
         trusted = roots(fleet.home) if root is None else (_read(root),)
         kept = [_witness(it, trusted) for it in given]
-        return _examined(records.audit.every(), [*_signed(fleet), *kept])
+        return _examined(records.audit.every(), [*_signed(fleet, records), *kept])
 
 
 def _of_file(file: Path, given: list[Path], root: Path | None) -> Findings:
@@ -170,17 +200,21 @@ def _of_file(file: Path, given: list[Path], root: Path | None) -> Findings:
     return _examined(exported.rows, [end, *kept])
 
 
-def _signed(fleet: Opened) -> Iterator[Witness]:
-    """Give the head in the home's own timestamp, where there is one."""
+def _signed(fleet: Opened, records: Records) -> Iterator[Witness]:
+    """Give the head in the home's own timestamp, unless the log's end was accepted."""
     try:
         data = (fleet.home.repository / "timestamp.json").read_bytes()
     except FileNotFoundError:
         return  # the fleet's first metadata still waits for signatures
     try:
-        yield witness(data, roots(fleet.home), "the signed timestamp")
+        signed = witness(data, roots(fleet.home), "the signed timestamp")
     except RejectedError as error:
         if error.code is not Code.NOT_FOUND:
             raise
+        return
+    agrees = records.audit.digest(signed.head.number) == signed.head.sha256
+    if agrees or records.audit.departs_from(signed.head):
+        yield signed
 
 
 def _witness(file: Path, trusted: tuple[bytes, ...]) -> Witness:

@@ -18,8 +18,20 @@ from sqlalchemy import (
     update,
 )
 
-from quarterdeck_controller.store.ledger import START, By, Entry, Head, Kept, Raw, seal
+from quarterdeck_controller.store.ledger import (
+    START,
+    By,
+    Entry,
+    Head,
+    Kept,
+    Outcome,
+    Raw,
+    seal,
+)
 from quarterdeck_controller.store.schema import audit, operators
+
+ACCEPT = "audit.accept"
+"""The act of an admin who knows why the log lacks what a signed head knows."""
 
 _AT_ONCE = 2000
 
@@ -142,6 +154,13 @@ class AuditTable:
         query = select(audit.c.digest).where(audit.c.number == number)
         return self._connection.execute(query).scalar_one_or_none()
 
+    def departs_from(self, head: Head) -> bool:
+        """Return whether the log contradicts ``head``, and nobody has accepted that."""
+        if self.digest(head.number) == head.sha256:
+            return False
+        accepted = self.newest(_AT_ONCE, subject=head.subject, act=ACCEPT)
+        return not any(_is_accepted(kept, head) for kept in accepted)
+
     def newest(
         self,
         limit: int,
@@ -190,6 +209,18 @@ _RAW = select(
     *(cast(column, LargeBinary).label(column.name) for column in _COLUMNS),
     reduce(lambda before, kind: before + " " + kind, _TYPES).label("types"),
 ).order_by(audit.c.number)
+
+
+def _is_accepted(kept: Kept, head: Head) -> bool:
+    try:
+        told = kept.fields
+    except ValueError:
+        return False
+    match told:
+        case {"outcome": Outcome.DONE, "detail": {"sha256": head.sha256}}:
+            return True
+        case _:
+            return False
 
 
 def _begins(

@@ -79,6 +79,11 @@ class Head:
     number: int
     sha256: str
 
+    @property
+    def subject(self) -> str:
+        """What an entry about this head is about."""
+        return f"head:{self.number}"
+
 
 START = Head(0, GENESIS)
 """The head of an empty log."""

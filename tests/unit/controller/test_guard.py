@@ -35,10 +35,12 @@ UNGUARDED = frozenset(
 )
 
 GUARDED: Mapping[str, tuple[str, ...]] = {
+    "audit accept": ("--reason", "restored"),
     "audit export": ("log.jsonl",),
     "audit list": (),
     "audit show": ("1",),
     "audit verify": (),
+    "broker config": ("--kind", "mosquitto", "--out", "broker"),
     "device enrol": ("d-1", "--class", "cam"),
     "device enrol-many": ("ids.csv", "--class", "cam", "--out", "out"),
     "device list": (),
@@ -158,6 +160,7 @@ def test_a_command_asks_who_it_is_before_anything_else(deck: Deck, words: str) -
         ("key rotate", "releaser"),
         ("key import", "releaser"),
         ("operator add", "releaser"),
+        ("audit accept", "releaser"),
     ],
 )
 def test_a_command_is_refused_to_the_role_below_its_own(
