@@ -158,11 +158,17 @@ def show(*, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> Non
 def requests(*, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the changes that wait for signatures, and whose they are."""
     with opened(home, Act.SEE) as it:
-        found = _standing(Repository(it.home, it.clock))
+        repository = Repository(it.home, it.clock)
+        found, damaged = _standing(repository), repository.damaged_requests()
     if as_json:
         print_json([request_json(request, lacks or ()) for request, lacks in found])
-    else:
-        print_requests(found)
+        return
+    print_requests(found)
+    for id_ in damaged:
+        out.print(
+            f"{id_}  cannot be read: quarterdeck key cancel {id_}, and ask again",
+            markup=False,
+        )
 
 
 @app.command("export")
@@ -238,16 +244,14 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """Give a request up; signatures for it are worth nothing afterwards."""
-    with opened(home, Act.KEY_CHANGE) as it:
+    with opened(home, Act.KEY_CHANGE, f"request:{request}") as it:
         repository = Repository(it.home, it.clock)
         with repository.exclusive():
-            found = repository.request(request)
-            it.audit(f"request:{found.id}", why=found.why)
-            repository.cancel(found)
+            repository.cancel(request)
     if as_json:
-        print_json({"cancelled": found.id})
+        print_json({"cancelled": request})
     else:
-        out.print(f"Given up: {found.id} ({found.why})", markup=False)
+        out.print(f"Given up: {request}", markup=False)
 
 
 app.command("sign")(key_signing.sign_request)

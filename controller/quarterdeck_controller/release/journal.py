@@ -63,6 +63,14 @@ class Journal:
         sync_folder(self._folder)
         self.settle()
 
+    def remove(self, name: str) -> None:
+        """Remove a file that nothing leads to; a crash may bring it back.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        (self._folder / name).unlink(missing_ok=True)
+
     def settle(self) -> None:
         """Finish a change that was interrupted after its moment."""
         if not self._due.is_dir():

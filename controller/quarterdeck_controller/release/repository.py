@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import Any
 
 from securesystemslib.signer import Signature, Signer
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     Metadata,
     Root,
@@ -39,12 +38,11 @@ from quarterdeck_controller.release.journal import Journal, Write
 from quarterdeck_controller.release.keys import KeyFolder
 from quarterdeck_controller.release.lock import exclusive
 from quarterdeck_controller.release.parts import PartStore
-from quarterdeck_controller.release.pruning import kept, prunable, versions
 from quarterdeck_controller.release.requests import (
     Request,
     Requests,
     check_base,
-    of_role,
+    check_free,
 )
 from quarterdeck_controller.release.roles import (
     KEY_ROLES,
@@ -54,10 +52,11 @@ from quarterdeck_controller.release.roles import (
     TIMESTAMP,
 )
 from quarterdeck_controller.release.soundness import check_sound
+from quarterdeck_controller.release.sweep import sweep
 from quarterdeck_controller.release.witness import anchored
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
-from quarterdeck_shared.durable import write_durable
+from quarterdeck_shared.durable import disk_code, write_durable
 from quarterdeck_shared.errors import RejectedError
 
 LOCK_WAIT_S = 10.0
@@ -121,11 +120,20 @@ class Repository:
 
         Raises:
             TransientError: ``CONFLICT`` when another process holds it too long.
+            RejectedError: ``DISK_FULL`` or ``DISK_FAILED`` when it cannot be written;
+                what was in force is.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(self._folder / "lock", wait_s=wait_s):
-            self._journal.settle()
-            yield
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with exclusive(self._folder / "lock", wait_s=wait_s):
+                self._journal.settle()
+                self._forget_done()
+                yield
+        except OSError as error:
+            raise RejectedError(
+                disk_code(error),
+                f"{self._folder} cannot be changed: {error.strerror or error}",
+            ) from error
 
     def chain(self) -> Chain:
         """Return the metadata in force.
@@ -253,7 +261,7 @@ class Repository:
         check_follows(changed, chain)
         for role, signed in changed.items():
             check_sound(role, signed)
-        self._check_free(changed)
+        check_free(self.requests(), tuple(changed))
         metadata = {role: Metadata[Any](signed) for role, signed in changed.items()}
         self._sign(metadata, chain)
         if lacking(metadata, chain):
@@ -281,12 +289,20 @@ class Repository:
         if lacking(request.metadata, chain):
             return request
         self._commit(request.metadata, chain, request.attached())
-        self._requests.remove(request)
+        self._requests.remove(request.id)
         return Committed(request.roles)
 
-    def cancel(self, request: Request) -> None:
-        """Forget a request. The caller holds ``exclusive``."""
-        self._requests.remove(request)
+    def cancel(self, id_: str) -> None:
+        """Forget a request, a damaged one too. The caller holds ``exclusive``.
+
+        Raises:
+            RejectedError: ``NOT_FOUND`` when no id, or several, begin so.
+        """
+        self._requests.remove(id_)
+
+    def damaged_requests(self) -> tuple[str, ...]:
+        """Return the ids of requests that cannot be read."""
+        return self._requests.damaged()
 
     def renew(self, now: datetime) -> Renewal:
         """Sign again every role of which half of the validity is over.
@@ -335,6 +351,17 @@ class Repository:
             opened += [outcome.id] if isinstance(outcome, Request) else []
         return tuple(opened)
 
+    def _forget_done(self) -> None:
+        # Of a crash between a request's coming into force and its removal.
+        requests = self.requests() if self.has_begun() else ()
+        if not requests:
+            return
+        with contextlib.suppress(RejectedError):
+            files = self.chain().files
+            for request in requests:
+                if request.is_in_force(files):
+                    self._requests.remove(request.id)
+
     def _chain_if_begun(self) -> Chain | None:
         return self.chain() if self.has_begun() else None
 
@@ -353,18 +380,6 @@ class Repository:
                 "the fleet's first metadata waits for signatures; the request is "
                 f"{waiting[0].id}: quarterdeck key export {waiting[0].id}",
             )
-
-    def _check_free(self, changed: Mapping[str, Signed]) -> None:
-        requests = self.requests()
-        for role in changed:
-            other = of_role(requests, role)
-            if other is not None:
-                raise RejectedError(
-                    Code.CONFLICT,
-                    f"the request {other.id} ({other.why}) changes {role} and waits "
-                    "for signatures: import them, or give it up with quarterdeck key "
-                    f"cancel {other.id}",
-                )
 
     def _sign(self, metadata: Mapping[str, Metadata[Any]], chain: Chain | None) -> None:
         changed = {role: it.signed for role, it in metadata.items()}
@@ -410,26 +425,7 @@ class Repository:
         files["timestamp.json"] = self._signed(new_timestamp, root)
         self._attach(attached)
         self._journal.commit(files)
-        self._prune(now)
-
-    def _prune(self, now: datetime) -> None:
-        there = versions(self._journal.names())
-        snapshots = [
-            found
-            for it in there
-            if it.role == SNAPSHOT and (found := self._snapshot(it.file)) is not None
-        ]
-        for old in prunable(there, kept(snapshots, now)):
-            with contextlib.suppress(OSError):  # it is tried again after every change
-                (self._folder / old.file).unlink()
-
-    def _snapshot(self, name: str) -> Snapshot | None:
-        data = self._journal.read(name)
-        if data is None:
-            return None
-        with contextlib.suppress(RepositoryError):  # of a change that was cut short
-            return Metadata[Snapshot].from_bytes(data).signed
-        return None
+        sweep(self._journal, now)
 
     def _signed(self, signed: Snapshot | Timestamp, root: Root) -> bytes:
         metadata: Metadata[Any] = Metadata(signed)

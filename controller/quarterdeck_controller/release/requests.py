@@ -4,6 +4,7 @@ Each is a folder in the home: what is to be signed, with the signatures that are
 and the files that go with it. It is complete or not there at all.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from quarterdeck_shared.wire import Wire
 MAX_REQUEST_BYTES = 1 << 20
 MAX_METADATA_BYTES = 4 << 20
 _COMPACT = JSONSerializer(compact=True)
+log = logging.getLogger(__name__)
 
 PART = r"parts/[0-9a-f]{64}"
 INDEX = r"targets/classes/[a-z0-9-]{1,64}/[0-9a-f]{64}\.[a-z0-9-]{1,80}\.idx"
@@ -97,6 +99,13 @@ class Request:
         """Return the new metadata by role."""
         return {role: metadata.signed for role, metadata in self.metadata.items()}
 
+    def is_in_force(self, files: Mapping[str, Metadata[Any]]) -> bool:
+        """Return whether ``files``, what is in force, is what it asked for."""
+        return all(
+            role in files and files[role].signed_bytes == it.signed_bytes
+            for role, it in self.metadata.items()
+        )
+
     def attachment(self, name: str) -> Path:
         """Return where the attached file of that name is."""
         return self.folder / "attachments" / name
@@ -156,28 +165,25 @@ class Requests:
         self._folder = folder
 
     def open(self) -> tuple[Request, ...]:
-        """Return every open request, the oldest first.
-
-        Raises:
-            RejectedError: ``HOME_INVALID`` when one is damaged.
-        """
-        found = [read_request(path) for path in self._paths()]
+        """Return every open request that is whole, the oldest first."""
+        found = [it for path in self._paths() if (it := _whole(path)) is not None]
         return tuple(sorted(found, key=lambda it: (it.terms.created, it.id)))
+
+    def damaged(self) -> tuple[str, ...]:
+        """Return the names of requests that cannot be read: they keep nobody waiting.
+
+        A damaged one is no reason to let the fleet's signatures expire.
+        """
+        return tuple(path.name for path in self._paths() if _whole(path) is None)
 
     def get(self, id_: str) -> Request:
         """Return the open request whose name begins with ``id_``.
 
         Raises:
-            RejectedError: ``NOT_FOUND`` when none or several do.
+            RejectedError: ``NOT_FOUND`` when none or several do, ``HOME_INVALID`` when
+                it is damaged.
         """
-        requests = self.open()
-        matching = [it for it in requests if id_ and it.id.startswith(id_)]
-        if len(matching) != 1:
-            known = ", ".join(it.id for it in requests) or "none"
-            raise RejectedError(
-                Code.NOT_FOUND, f"there is no open request {id_}; open: {known}"
-            )
-        return matching[0]
+        return read_request(self._path(id_))
 
     def add(
         self,
@@ -187,11 +193,12 @@ class Requests:
         why: str,
         created: datetime,
     ) -> Request:
-        """Keep a new request, all of it or nothing."""
+        """Keep a new request, all of it or nothing. One process at a time."""
         terms = terms_of(metadata, attached, why=why, created=created)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in self._folder.glob(".*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         beside = self._folder / f".new-{os.getpid()}"
-        shutil.rmtree(beside, ignore_errors=True)
         try:
             _write(beside, terms, metadata, attached)
             beside.rename(self._folder / terms.id)
@@ -206,13 +213,28 @@ class Requests:
             write_durable(_file(request.folder, role), metadata.to_bytes(_COMPACT))
         return Request(request.folder, request.terms, {**request.metadata, **signed})
 
-    def remove(self, request: Request) -> None:
-        """Forget a request; its name is gone at once, its files then."""
-        gone = request.folder.with_name(f".gone-{request.id}")
+    def remove(self, id_: str) -> None:
+        """Forget a request; its name is gone at once, its files then.
+
+        Raises:
+            RejectedError: ``NOT_FOUND`` when no name, or several, begin so.
+        """
+        path = self._path(id_)
+        gone = path.with_name(f".gone-{path.name}")
         shutil.rmtree(gone, ignore_errors=True)
-        request.folder.rename(gone)
+        path.rename(gone)
         sync_folder(self._folder)
         shutil.rmtree(gone, ignore_errors=True)
+
+    def _path(self, id_: str) -> Path:
+        paths = tuple(self._paths())
+        matching = [path for path in paths if id_ and path.name.startswith(id_)]
+        if len(matching) != 1:
+            known = ", ".join(path.name for path in paths) or "none"
+            raise RejectedError(
+                Code.NOT_FOUND, f"there is no open request {id_}; open: {known}"
+            )
+        return matching[0]
 
     def _paths(self) -> Iterator[Path]:
         if self._folder.is_dir():
@@ -236,6 +258,14 @@ def read_request(folder: Path) -> Request:
             Code.HOME_INVALID, f"the request in {folder} is damaged: {error}"
         ) from error
     return Request(folder, terms, metadata)
+
+
+def _whole(folder: Path) -> Request | None:
+    try:
+        return read_request(folder)
+    except RejectedError as error:
+        log.warning("event=request_damaged code=%s: %s", error.code, error.detail)
+        return None
 
 
 def _read(folder: Path, wanted: Wanted) -> Metadata[Any]:
@@ -278,9 +308,21 @@ def _write(
     write_durable(folder / "request.json", terms.encode())
 
 
-def of_role(requests: Sequence[Request], role: str) -> Request | None:
-    """Return the open request that changes ``role``, or None."""
-    return next((it for it in requests if role in it.roles), None)
+def check_free(requests: Sequence[Request], roles: Sequence[str]) -> None:
+    """Refuse to change a role that an open request changes.
+
+    Raises:
+        RejectedError: ``CONFLICT`` with what to do.
+    """
+    for role in roles:
+        other = next((it for it in requests if role in it.roles), None)
+        if other is not None:
+            raise RejectedError(
+                Code.CONFLICT,
+                f"the request {other.id} ({other.why}) changes {role} and waits for "
+                "signatures: import them, or give it up with quarterdeck key cancel "
+                f"{other.id}",
+            )
 
 
 def check_base(request: Request, chain: Chain | None) -> None:

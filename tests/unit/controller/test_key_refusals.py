@@ -172,10 +172,13 @@ def test_a_request_whose_base_is_gone_says_what_to_do(fleet: Fleet) -> None:
     request = one_more_root(fleet)
     folder = fleet.exported(request)
     fleet.answer(folder, "root-1")
-    fleet.answer(folder, "root-2")
     kept = fleet.home.requests / request.id
     shutil.copytree(kept, fleet.folder / "aside")
-    assert isinstance(fleet.imported(request, folder), Committed)
+    with fleet.repository.exclusive():
+        fleet.repository.cancel(request.id)
+    raised = with_threshold(fleet.repository.chain(), "root", 3)
+    other = proposed(fleet, "root", raised)
+    assert isinstance(fleet.signed(other, "root-1", "root-2", "root-3"), Committed)
     shutil.copytree(fleet.folder / "aside", kept)  # a backup brings it back
 
     refusal = refuses(lambda: fleet.imported(request, folder))
@@ -184,7 +187,7 @@ def test_a_request_whose_base_is_gone_says_what_to_do(fleet: Fleet) -> None:
     assert f"quarterdeck key cancel {request.id}" in refusal.detail
     assert "version 2 is in force now" in refusal.detail
     with fleet.repository.exclusive():
-        fleet.repository.cancel(fleet.repository.request(request.id))
+        fleet.repository.cancel(request.id)
     assert fleet.repository.requests() == ()
 
 

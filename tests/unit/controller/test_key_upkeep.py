@@ -1,5 +1,6 @@
 """Crashes, renewals, old metadata, and keys where they should not be."""
 
+import errno
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from quarterdeck_controller.release.keys import KeyFolder
 from quarterdeck_controller.release.repository import Committed, Repository
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
+from quarterdeck_shared.errors import RejectedError
 from tests.support.ceremony import Fleet, copied_fleet, one_more_root, proposed, refuses
 from tests.support.releases import ManualClock, copied_home
 
@@ -53,7 +55,7 @@ def test_a_crash_while_importing_loses_neither_signatures_nor_the_fleet(
     honest = fleet.repository
     fleet.repository = Repository(fleet.home, fleet.clock, write=Cut(survived))
 
-    with pytest.raises(OSError, match="power"):
+    with pytest.raises(RejectedError, match="power"):
         fleet.imported(request, folder)
 
     fleet.repository = honest
@@ -166,3 +168,59 @@ def test_old_metadata_goes_and_what_a_device_may_ask_for_stays(tmp_path: Path) -
     assert not {"1.snapshot.json", "2.snapshot.json", "3.class-cam.json"} & files
     assert {"1.root.json", "1.targets.json", "1.class-gateway.json"} <= files
     assert repository.chain().snapshot.version == 7
+
+
+def test_a_request_that_came_into_force_before_a_crash_is_not_open_after_it(
+    fleet: Fleet,
+) -> None:
+    request = one_more_root(fleet)
+    folder = fleet.exported(request)
+    fleet.answer(folder, "root-1")
+    fleet.answer(folder, "root-2")
+    kept = fleet.home.requests / request.id
+    shutil.copytree(kept, fleet.folder / "aside")
+    assert isinstance(fleet.imported(request, folder), Committed)
+    shutil.copytree(fleet.folder / "aside", kept)
+
+    with fleet.repository.exclusive():
+        left = fleet.repository.requests()
+
+    assert left == ()
+    assert fleet.versions()["root"] == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\x00" * 40])
+def test_a_damaged_request_keeps_nothing_from_being_signed_and_can_be_given_up(
+    fleet: Fleet, damage: bytes
+) -> None:
+    request = one_more_root(fleet)
+    (fleet.home.requests / request.id / "request.json").write_bytes(damage)
+    fleet.clock.forward(hours=13)
+
+    renewal = fleet.repository.renew(fleet.clock.now())
+
+    assert renewal.renewed == ("timestamp",)
+    assert fleet.repository.damaged_requests() == (request.id,)
+    refusal = refuses(lambda: fleet.repository.request(request.id))
+    assert refusal.code is Code.HOME_INVALID
+    with fleet.repository.exclusive():
+        fleet.repository.cancel(request.id)
+    assert fleet.repository.damaged_requests() == ()
+
+
+def test_a_full_disk_is_refused_as_that_and_the_old_state_is_in_force(
+    fleet: Fleet,
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        del path, data
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = fleet.versions()
+    fleet.clock.forward(hours=13)
+
+    refusal = refuses(
+        lambda: Repository(fleet.home, fleet.clock, write=full).renew(fleet.clock.now())
+    )
+
+    assert refusal.code is Code.DISK_FULL
+    assert fleet.versions() == before

@@ -389,7 +389,7 @@ def test_a_publication_interrupted_after_any_write_leaves_the_old_state_in_force
         write_durable(path, data)
 
     interrupted = Repository(home, ManualClock(), write=write)
-    with pytest.raises(OSError, match="power"):
+    with pytest.raises(RejectedError, match="power"):
         publish(interrupted)
 
     assert versions(home) == old
