@@ -9,6 +9,7 @@ import signal
 
 from quarterdeck_agent import __version__
 from quarterdeck_agent.device import fingerprint
+from quarterdeck_agent.identity.files import IdentityFiles
 from quarterdeck_agent.identity.keeper import Keeper
 from quarterdeck_agent.link import Link
 from quarterdeck_agent.lock import exclusive
@@ -75,7 +76,9 @@ class Agent:
         device, state = settings.device, settings.state
         self._capabilities = fingerprint(settings.simulate_isa)
         client = secrets.token_hex(16)
-        own = endpoint(settings, settings.identity_file, settings.key_file)
+        outside = IdentityFiles(settings).outside
+        identity = settings.identity_file
+        own = endpoint(settings, identity, outside or identity)
         self._bus = MqttBus(own, client, clock=clock, rng=chance)
         self._keeper = Keeper(settings, self._bus, clock, chance, connect=self._connect)
         self._outbox = Outbox(state / "outbox")

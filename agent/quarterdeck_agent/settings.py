@@ -43,8 +43,8 @@ class IdentitySettings(_Table):
     Attributes:
         file: The private key and the certificate chain, one PEM file that the agent
             writes; ``identity.pem`` in the state folder unless named.
-        key: A private key that is kept elsewhere and never replaced by the agent: PEM,
-            P-256, or what OpenSSL's ``tpm2`` provider wrote.
+        key: A private key that is kept elsewhere, P-256, PEM; or the first key of the
+            TPM, as OpenSSL's ``tpm2`` provider wrote it.
         tpm: Make keys in the TPM.
         openssl_conf: Configuration of OpenSSL that brings the TPM's provider; one that
             does comes with the agent.
@@ -124,11 +124,6 @@ class Settings(_Table):
     def identity_file(self) -> Path:
         """Where the certificate is, and the key unless that is kept elsewhere."""
         return self.identity.file or self.state / "identity.pem"
-
-    @property
-    def key_file(self) -> Path:
-        """Where the private key is."""
-        return self.identity.key or self.identity_file
 
 
 def load_settings(path: Path) -> Settings:

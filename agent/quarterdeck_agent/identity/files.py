@@ -6,7 +6,9 @@
 ``seal.key``          the X25519 key to which contents are sealed, 32 bytes
 
 Only the owner may read any of them, from their first byte on. A key that settings name
-stays where it is; the two files then hold certificates alone. These functions block.
+stays where it is, and the two files then hold certificates alone; a blob of the TPM
+that they name is only the first of its keys, because a blob may be anywhere. These
+functions block.
 """
 
 import logging
@@ -23,7 +25,7 @@ from quarterdeck_agent.identity.certificate import (
 )
 from quarterdeck_agent.identity.key import DeviceKey, load_key, make_key
 from quarterdeck_agent.identity.openssl import TPM_CONF, OpenSsl
-from quarterdeck_agent.identity.pem import MAX_PEM_BYTES, take_apart
+from quarterdeck_agent.identity.pem import MAX_PEM_BYTES, TPM_KEY, take_apart
 from quarterdeck_agent.settings import Settings
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import sync_folder, write_durable
@@ -61,10 +63,18 @@ class IdentityFiles:
         """Where the identity is."""
         return self._file
 
+    @property
+    def outside(self) -> Path | None:
+        """The key that stays elsewhere; None when the agent keeps its keys itself."""
+        path = self._settings.identity.key
+        if path is None or self._first_blob() is not None:
+            return None
+        return path
+
     def fingerprint(self) -> tuple[object, ...]:
         """Return what differs when one of the files was changed."""
-        named = self._settings.enrolment.token, self._settings.key_file
-        return tuple(map(_stamp, (self._file, self._beside, *named)))
+        named = (self._settings.enrolment.token, self._settings.identity.key)
+        return tuple(_stamp(it) for it in (self._file, self._beside, *named) if it)
 
     def load(self) -> Identity | None:
         """Return the identity in use; None before there is one.
@@ -92,11 +102,12 @@ class IdentityFiles:
             RejectedError: ``KEY_UNUSABLE``.
             TransientError: The disk is full or failed.
         """
-        if self._settings.identity.key is not None:
-            return self._outside_key()
+        if (outside := self.outside) is not None:
+            return self._outside_key(outside)
         if (kept := self._kept_key(tpm=tpm)) is not None:
             return kept
-        made = make_key(tpm=tpm, openssl=self._openssl)
+        first = None if self._file.exists() else self._first_blob()
+        made = first or make_key(tpm=tpm, openssl=self._openssl)
         self._write(self._beside, made)
         return load_key(made, self._openssl)
 
@@ -116,7 +127,7 @@ class IdentityFiles:
             public=key.public,
         )
         kept = b""
-        if settings.identity.key is None:
+        if self.outside is None:
             found = take_apart(self._read(self._beside) or b"").key
             if found is None:
                 raise RejectedError(Code.KEY_UNUSABLE, f"{self._beside} is gone")
@@ -158,8 +169,8 @@ class IdentityFiles:
         data = self._read(path)
         if data is None or not (pem := take_apart(data)).chain:
             return None
-        outside = self._settings.identity.key
-        key = self._outside_key() if outside else load_key(data, self._openssl)
+        outside = self.outside
+        key = self._outside_key(outside) if outside else load_key(data, self._openssl)
         certificate = read_leaf(pem.chain)
         if certificate.public != key.public:
             detail = f"{path}: the certificate is of another key"
@@ -180,10 +191,17 @@ class IdentityFiles:
         except RejectedError as error:
             log.warning("the key in %s is made anew: %s", self._beside, error)
             return None
-        return key if key.in_tpm == tpm else None
+        return key if key.in_tpm or not tpm else None
 
-    def _outside_key(self) -> DeviceKey:
-        path = self._settings.key_file
+    def _first_blob(self) -> bytes | None:
+        """Return the key that settings name, if it is a blob of the TPM."""
+        path = self._settings.identity.key
+        data = self._read(path) if path is not None else None
+        if data is None or (pem := take_apart(data)).key_kind != TPM_KEY:
+            return None
+        return pem.key
+
+    def _outside_key(self, path: Path) -> DeviceKey:
         data = self._read(path)
         if data is None:
             raise RejectedError(Code.KEY_UNUSABLE, f"{path}: there is no such file")

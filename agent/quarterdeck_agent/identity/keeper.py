@@ -192,6 +192,12 @@ class Keeper:
 
     async def _renew(self) -> None:
         key = self.signing_key()
+        if (outside := self._files.outside) is not None:
+            detail = (
+                f"the key {outside} stays elsewhere, and none is certified twice: put "
+                "another there, then quarterdeck-agent enrol --again with a new token"
+            )
+            raise RejectedError(Code.NOT_ALLOWED, detail)
         await renew.ask(self._bus, self._settings, self._files, tpm=key.in_tpm)
 
     async def _try_new(self) -> None:

@@ -24,9 +24,7 @@ def needs_provider(settings: Settings) -> bool:
     """Return whether the key of the certificate in use is one of the TPM."""
     label = f"-----BEGIN {TPM_KEY}-----".encode()
     try:
-        return (
-            settings.identity_file.exists() and label in settings.key_file.read_bytes()
-        )
+        return label in settings.identity_file.read_bytes()
     except OSError:
         return False
 

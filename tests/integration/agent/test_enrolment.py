@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from quarterdeck_agent.identity.key import load_key
+from quarterdeck_agent.identity.key import load_key, make_key
 from quarterdeck_agent.identity.openssl import OpenSsl
 from quarterdeck_agent.settings import endpoint
 from quarterdeck_agent.status import read_status
@@ -332,6 +332,28 @@ async def test_a_claim_can_do_nothing_but_ask(fleet: Fleet) -> None:
     assert identity(shown)["code"] is None
     assert not [it for it in heard if "/request" in it or "/device/" in it]
     assert topics.CONTROLLER_STATE not in heard
+
+
+async def test_a_key_of_the_service_manager_stays_where_it_is(
+    one: Fleet, tmp_path: Path
+) -> None:
+    bundle = one.newcomer()
+    toml, credentials = bundle / "agent.toml", tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "key").write_bytes(make_key(tpm=False, openssl=OpenSsl()))
+    (credentials / "key").chmod(0o400)
+    (bundle / "token").rename(credentials / "token")
+    where = "${CREDENTIALS_DIRECTORY}"
+    text = toml.read_text().replace('token = "token"', f'token = "{where}/token"')
+    text = text.replace("[identity]", f'[identity]\nkey = "{where}/key"', 1)
+    toml.write_text(text)
+
+    one.run(bundle, {"CREDENTIALS_DIRECTORY": str(credentials)})
+
+    shown = await until_status(bundle, is_in, "the agent connected")
+    assert identity(shown)["key"] == "elsewhere"
+    assert b"PRIVATE" not in (bundle / "state" / "identity.pem").read_bytes()
+    assert not (bundle / "claim.pem").exists()
 
 
 # -- renewal ---------------------------------------------------------------------------

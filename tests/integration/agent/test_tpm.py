@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from quarterdeck_agent.identity.key import make_key
+from quarterdeck_agent.identity.openssl import OpenSsl
 from quarterdeck_agent.status import read_status
 from tests.support.enrolling import Fleet, certificate, command, running_fleet
 from tests.support.tpm import missing, software_tpm
@@ -128,6 +130,24 @@ async def test_a_key_in_the_tpm_is_renewed_by_another_in_the_tpm(
         assert standing["key"] == "tpm"
         assert LABEL in place(bundle).read_bytes()
         assert place(bundle).read_bytes() != before
+
+
+async def test_a_key_that_was_made_by_hand_is_the_first(
+    fleet: Fleet, tpm: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = fleet.newcomer()
+    toml, blob = bundle / "agent.toml", bundle / "tpm.pem"
+    for name, value in tpm.items():
+        monkeypatch.setenv(name, value)
+    blob.write_bytes(make_key(tpm=True, openssl=OpenSsl()))
+    text = toml.read_text().replace("[identity]", '[identity]\nkey = "tpm.pem"', 1)
+    toml.write_text(text)
+
+    fleet.run(bundle, environment=tpm)
+
+    standing = await until_connected(bundle, 1)
+    assert standing["key"] == "tpm"
+    assert blob.read_bytes() in place(bundle).read_bytes()
 
 
 async def test_another_machines_tpm_cannot_use_the_key(

@@ -35,7 +35,6 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
     assert settings.state == tmp_path / "state"
     assert settings.broker.ca == tmp_path / "ca.pem"
-    assert settings.identity_file == settings.key_file
     assert settings.identity_file == tmp_path / "state" / "identity.pem"
     assert settings.enrolment.claim == tmp_path / "claim.pem"
     assert settings.enrolment.token == tmp_path / "token"
@@ -83,7 +82,7 @@ def test_a_service_manager_may_tell_where_credentials_are(
 
     settings = load_settings(write(tmp_path, GOOD + text))
 
-    assert settings.key_file == Path("/run/credentials/agent/key")
+    assert settings.identity.key == Path("/run/credentials/agent/key")
     assert settings.enrolment.token == Path("/run/credentials/agent/token")
     assert settings.identity_file == tmp_path / "state" / "identity.pem"
 
