@@ -6,6 +6,7 @@ import signal
 import socket
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -245,3 +246,47 @@ def test_a_process_is_recognized_by_its_whole_command_line() -> None:
     assert is_running(os.getpid(), own)
     assert not is_running(os.getpid(), [*own, "more"])
     assert not is_running(2**22 - 1, own)
+
+
+async def test_a_configuration_that_is_refused_is_told_and_cuts_nobody(
+    tmp_path: Path,
+) -> None:
+    yard = await real_yard("nats", tmp_path, ("device-1",))
+    flavour = yard.broker._flavour
+    device = yard.bus("device-1")
+    await device.start()
+    await device.wait_connected(10)
+    lost: list[int] = []
+    device.on_disconnected(lambda: lost.append(1))
+    yard.broker._flavour = replace(flavour, files=lambda *_: {"nats.conf": "{"})
+    admission = Admission((Grant("device-1", CLASS), Grant("device-2", CLASS)))
+
+    with pytest.raises(RejectedError) as refused:
+        await yard.broker.admit(admission)
+    yard.broker._flavour = flavour
+    await yard.broker.admit(admission)  # the same again is not taken for done
+
+    assert refused.value.code is Code.BROKER_FAILED
+    assert "refused its new configuration" in refused.value.detail
+    assert lost == []
+    newcomer = yard.bus("device-2")
+    await newcomer.start()
+    await newcomer.wait_connected(10)
+    await yard.end()
+
+
+async def test_an_admission_while_the_broker_is_down_holds_when_it_is_up(
+    yard: RealYard,
+) -> None:
+    await yard.go_down()
+
+    await yard.broker.admit(
+        Admission((Grant("device-1", CLASS), Grant("device-2", CLASS)))
+    )
+    await yard.come_up()
+
+    newcomer = yard.bus("device-2")
+    await newcomer.start()
+    await newcomer.wait_connected(10)
+    await newcomer.publish(topics.up("device-2", topics.UP_EVENT), b"here")
+    assert newcomer.connected
