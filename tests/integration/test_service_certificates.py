@@ -15,6 +15,8 @@ from quarterdeck_controller.fleet.services import ServiceKeeper, server_hosts
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
 from quarterdeck_shared.clock import SystemClock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import QuarterdeckError
 from tests.support.brokers import free_port
 
 CLOCK = SystemClock()
@@ -82,3 +84,14 @@ async def test_of_a_broker_that_is_not_ours_the_operator_is_told(
     assert await ServiceKeeper(home, None, CLOCK).renew() == ("broker",)
 
     assert "broker_certificate_issued" in caplog.text
+
+
+async def test_a_session_that_cannot_be_ended_is_an_error_to_act_on(
+    tmp_path: Path,
+) -> None:
+    _, broker = make(tmp_path, "nats")
+
+    with pytest.raises(QuarterdeckError) as error:
+        await broker.cut(["one", "two"])
+
+    assert error.value.code is Code.BROKER_UNREACHABLE

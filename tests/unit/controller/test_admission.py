@@ -42,6 +42,7 @@ class Door:
         self.admitted: list[Admission] = []
         self.cut_clients: list[str] = []
         self.failing = False
+        self.cuts_that_fail = 0
 
     async def start(self) -> None: ...
 
@@ -56,6 +57,9 @@ class Door:
         self.admitted.append(admission)
 
     async def cut(self, clients: Sequence[str]) -> None:
+        if self.cuts_that_fail:
+            self.cuts_that_fail -= 1
+            raise TransientError(Code.TIMED_OUT, "the broker does not answer")
         self.cut_clients += clients
 
     def endpoint(self, certificate: Path, key: Path) -> Endpoint:
@@ -201,6 +205,21 @@ async def test_a_revoked_device_is_shut_out_first_and_cut_then(
     assert keeper.allowed("cam-2")
     assert keeper.classes == {"cam-2": CLASS}
     assert online(registry, "cam-2")
+
+
+async def test_a_session_that_cannot_be_cut_is_tried_again(
+    registry: Registry, keeper: Doorkeeper, door: Door
+) -> None:
+    await registry.enrolled("cam-1")
+    with registry.store.write() as records:
+        revoke(records, "cam-1", "stolen", now=registry.clock.now())
+    door.cuts_that_fail = 2
+
+    running = asyncio.create_task(keeper.run())
+
+    await until(lambda: not online(registry, "cam-1"))
+    running.cancel()
+    assert door.cut_clients == ["secret"]
 
 
 async def test_the_session_of_old_hardware_is_cut_when_it_is_replaced(
