@@ -56,7 +56,7 @@ FLOOR = Floor(
     releases={"model": 5},
     director_keys=(DIRECTOR.decode(),),
 )
-NOTHING_YET = {"releases": {}, "director_keys": ()}
+NOTHING_YET: dict[str, object] = {"releases": {}, "director_keys": ()}
 
 
 @pytest.mark.parametrize(
