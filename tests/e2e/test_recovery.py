@@ -108,11 +108,13 @@ def test_a_copied_identity_is_noticed(stage: Stage, tmp_path: Path) -> None:
     bundle = shutil.copytree(
         stage.bundle("old"), tmp_path / "copy", ignore=shutil.ignore_patterns("state")
     )
+    (bundle / "state").mkdir(mode=0o700)
+    shutil.copy(stage.bundle("old") / "state" / "identity.pem", bundle / "state")
     config = str(bundle / "agent.toml")
 
     stage.processes.start("thief", "quarterdeck-agent", ["run", "--config", config])
     sight = stage.observer.wait(
-        "two agents take turns",
+        "two agents use one identity",
         lambda sight: sight.presence["old"].alternated_at is not None,
         timeout_s=LONG_S,
     )
