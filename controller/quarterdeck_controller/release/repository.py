@@ -263,6 +263,7 @@ class Repository:
             check_sound(role, signed)
         check_free(self.requests(), tuple(changed))
         metadata = {role: Metadata[Any](signed) for role, signed in changed.items()}
+        self._check_online(changed, chain)
         self._sign(metadata, chain)
         if lacking(metadata, chain):
             created = self._clock.now()
@@ -380,6 +381,13 @@ class Repository:
                 "the fleet's first metadata waits for signatures; the request is "
                 f"{waiting[0].id}: quarterdeck key export {waiting[0].id}",
             )
+
+    def _check_online(self, changed: Mapping[str, Signed], chain: Chain | None) -> None:
+        # A request is not opened that could never come into force here.
+        root = changed.get(ROOT, chain.root if chain else None)
+        assert isinstance(root, Root)
+        for role in (SNAPSHOT, TIMESTAMP):
+            self._keys.signers(quorum(role, root))
 
     def _sign(self, metadata: Mapping[str, Metadata[Any]], chain: Chain | None) -> None:
         changed = {role: it.signed for role, it in metadata.items()}
