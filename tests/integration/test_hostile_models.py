@@ -64,6 +64,7 @@ STATIC: dict[str, tuple[hostile.Made, str]] = {
     "cut off": (hostile.truncated, "does not parse|holds no graph"),
     "noise": (hostile.noise, "not an ONNX model"),
     "nothing": (hostile.nothing, "empty"),
+    "an operator that is no text": (hostile.no_text, "a name that is no text"),
     "deeper than a parser goes": (hostile.deep_protobuf, "not an ONNX model|deep"),
 }
 

@@ -281,6 +281,10 @@ def noise(_: Path) -> bytes:
     return os.urandom(10_000)
 
 
+def no_text(_: Path) -> bytes:
+    return identity().replace(b"Identity", b"Iden\xff\xfety")
+
+
 def nothing(_: Path) -> bytes:
     return b""
 

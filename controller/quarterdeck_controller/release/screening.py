@@ -56,10 +56,10 @@ def check_model(data: bytes, gate: Gate = STRICT) -> onnx.ModelProto:
     model = parse(data)
     _check_depth(model, gate.depth)
     _check_versions(model)
-    _check_count(model, gate.nodes)
     _check_tensors(model, gate)
+    check_sound(model)  # names are text from here on
+    _check_count(model, gate.nodes)
     _check_operators(model, gate)
-    check_sound(model)
     return model
 
 
