@@ -129,6 +129,7 @@ def test_mosquitto_takes_the_user_from_the_whole_subject() -> None:
     assert "use_subject_as_username true" in lines
     assert "allow_anonymous false" in lines
     assert "connection_messages false" in lines
+    assert "persistent_client_expiration 1h" in lines
     assert not any(line.startswith(("user ", "crlfile ")) for line in lines)
 
 

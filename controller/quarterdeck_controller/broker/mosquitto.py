@@ -62,6 +62,8 @@ def configuration(
         "set_tcp_nodelay true",
         # the default of 1000 drops acknowledged messages to a slow reader silently
         "max_queued_messages 0",
+        # nobody of ours leaves a session behind; a hostile device could, any number
+        "persistent_client_expiration 1h",
         # its snapshots do not survive a kill; the controller publishes state again
         "persistence false",
         "sys_interval 0",
