@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from quarterdeck_controller.cli.attesting import find_attester
+from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.release.catalog import Catalog
-from quarterdeck_controller.release.keyfile import make_key
+from quarterdeck_controller.release.keyfile import PublicHalf, make_key
+from quarterdeck_controller.release.provenance import signed_by
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.reported import Slot
 from tests.support.explained import forge_assignment, report_other, settle
@@ -299,3 +302,32 @@ def test_a_key_that_the_tool_does_not_know_is_refused(
     assert said.code == 1
     assert "P-256" in said.err
     assert not (operator.path / "out").exists()
+
+
+def test_a_test_home_vouches_by_itself_where_its_key_is(operator: Operator) -> None:
+    vouch = find_attester(None, None, operator.home.path)
+    (operator.home.keys / "provenance.pem").unlink()
+
+    assert vouch is not None
+    assert find_attester(None, None, operator.home.path) is None
+    assert find_attester(None, None, operator.path / "nowhere") is None
+
+
+def test_a_home_in_earnest_vouches_for_nothing_unasked(operator: Operator) -> None:
+    settings = operator.home.settings_file
+    text = settings.read_text("utf-8").replace("test = true", "test = false")
+    settings.write_text(text, "utf-8")
+
+    assert find_attester(None, None, operator.home.path) is None
+
+
+def test_a_key_that_is_named_vouches(operator: Operator, variants: Path) -> None:
+    make_key(operator.path, "builder", "ed25519", None, CLOCK.now())
+    vouch = find_attester(operator.path / "builder.pem", None, operator.path)
+    record = (variants / "cam" / "evaluation.json").read_bytes()
+    assert vouch is not None
+
+    envelope = vouch(Evaluation.decode(record, limit=1 << 20), record)
+
+    half = PublicHalf.read(operator.path / "builder.pub")
+    assert signed_by(envelope) == (half.public().keyid,)
