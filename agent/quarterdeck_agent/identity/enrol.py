@@ -66,6 +66,7 @@ class Enrolment:
     Args:
         connect: Makes the session of the claim.
         told: Hears in a sentence what is being waited for.
+        answer_s: Longest wait for an answer.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Enrolment:
         *,
         connect: Connect,
         told: Callable[[str], None] = log.info,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self._settings = settings
         self._files = files
@@ -84,6 +86,7 @@ class Enrolment:
         self._rng = rng
         self._connect = connect
         self._told = told
+        self._answer_s = answer_s
         self._nonce = secrets.token_hex(16)
 
     async def run(self, token: str, *, tpm: bool = False) -> Certificate:
@@ -160,12 +163,12 @@ class Enrolment:
         await bus.publish(topic, request.encode())
         self._told("asked to be enrolled, waiting for the controller")
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(self._answer_s):
                 while (payload := await replies.get()) != _LOST:
                     if (chain := _answer(payload)) is not None:
                         return chain
         except TimeoutError as error:
-            detail = f"the controller did not answer within {ANSWER_S:g} s"
+            detail = f"the controller did not answer within {self._answer_s:g} s"
             raise TransientError(Code.TIMED_OUT, detail) from error
         # an answer to a session that is gone never comes
         raise TransientError(Code.NOT_CONNECTED, "the broker closed the connection")
@@ -224,13 +227,12 @@ def checked_token(data: bytes, where: str) -> str:
 
 def refusal_of(reply: CertificateReply) -> QuarterdeckError | None:
     """Return why the controller refused; None when it did not."""
-    if reply.chain is not None:
+    if reply.chain is not None or reply.code is None:
         return None
-    code = reply.code or Code.REQUEST_UNPROVEN
     detail = f"the controller says: {reply.detail or 'nothing more'}"
-    if code in MAY_WORK_LATER:
-        return TransientError(code, detail)
-    return RejectedError(code, detail)
+    if reply.code in MAY_WORK_LATER:
+        return TransientError(reply.code, detail)
+    return RejectedError(reply.code, detail)
 
 
 async def _connected(bus: Bus) -> None:

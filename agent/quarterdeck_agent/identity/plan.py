@@ -80,8 +80,8 @@ def plan(view: View, now: datetime) -> Plan:
         return Plan(Step.ENROL)
     if used is None:
         return Plan(Step.REST, None, Code.NOT_ENROLLED, "there is no token either")
-    if now >= used.ends:
-        return Plan(Step.REST, None, Code.CERTIFICATE_INVALID, _expired(used, now))
+    if doubt := _doubt(used, now):
+        return Plan(Step.REST, None, Code.CERTIFICATE_INVALID, doubt)
     return Plan(Step.REST)
 
 
@@ -103,5 +103,7 @@ def clock_doubt(begins: datetime, ends: datetime, now: datetime) -> str:
     )
 
 
-def _expired(used: Certificate, now: datetime) -> str:
+def _doubt(used: Certificate, now: datetime) -> str:
+    if now < used.ends:
+        return clock_doubt(used.begins, used.ends, now)
     return f"it expired {used.ends:%Y-%m-%d %H:%M} UTC, it is {now:%Y-%m-%d %H:%M} UTC"

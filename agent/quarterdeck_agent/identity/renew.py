@@ -81,7 +81,9 @@ async def _exchange(bus: Bus, device: str, csr: bytes) -> bytes:
 
     def hear(message: Message) -> None:
         reply = _reply(message.payload)
-        if reply is not None and reply.id == request.id and not answer.done():
+        if reply is None or reply.id != request.id or answer.done():
+            return
+        if reply.chain is not None or reply.code is not None:
             answer.set_result(reply)
 
     topic = topics.down(device, topics.DOWN_CERTIFICATE)

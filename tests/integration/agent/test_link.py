@@ -21,6 +21,7 @@ from tests.support.brokers import until
 from tests.support.crash_machine import CAPABILITIES
 
 DEVICE, BOOT = "dev-1", 99
+CLIENT, GENERATION = "5ec2e7", 3
 
 
 @dataclass
@@ -59,6 +60,16 @@ def report() -> Reported:
     )
 
 
+def state(*, online: bool, connection: int = 1) -> SessionState:
+    return SessionState(
+        online=online,
+        boot=BOOT,
+        connection=connection,
+        client=CLIENT,
+        generation=GENERATION,
+    )
+
+
 @asynccontextmanager
 async def wired() -> AsyncIterator[Wire]:
     broker = MemoryBroker()
@@ -70,6 +81,8 @@ async def wired() -> AsyncIterator[Wire]:
         bus,
         DEVICE,
         BOOT,
+        client=CLIENT,
+        generation=lambda: GENERATION,
         report=report,
         on_assignment=offered.append,
         on_news=lambda: news.append(None),
@@ -103,7 +116,7 @@ async def test_a_birth_comes_first_and_then_what_is_reported() -> None:
         await until(lambda: len(wire.heard) == 2, "birth and reported")
 
     assert wire.leaves() == [topics.UP_STATE, topics.UP_REPORTED]
-    assert wire.states() == [SessionState(online=True, boot=BOOT, connection=1)]
+    assert wire.states() == [state(online=True)]
 
 
 async def test_each_connection_is_counted_and_reported_anew() -> None:
@@ -116,7 +129,7 @@ async def test_each_connection_is_counted_and_reported_anew() -> None:
     births = [state for state in wire.states() if state.online]
     wills = [state for state in wire.states() if not state.online]
     assert [birth.connection for birth in births] == [1, 2]
-    assert wills[0] == SessionState(online=False, boot=BOOT, connection=1)
+    assert wills[0] == state(online=False, connection=1)
 
 
 async def test_a_clean_stop_says_goodbye() -> None:
