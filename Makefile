@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench emulation qat clean setup lock
+.PHONY: help demo test lint bench fuzz emulation hardware qat clean setup lock
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ lint: setup ## Check format, style, types and the architecture
 
 bench: setup ## Measure, and print a table
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+fuzz: setup ## Look for inputs that break something (ARGS="--seconds 60")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+hardware: ## Bring the software token and TPM that tests use (optional, 20 MB)
+	@deploy/workspace/system-packages softhsm2 openssl swtpm swtpm-tools tpm2-openssl tpm2-abrmd tpm2-tools dbus
 
 emulation: setup ## Bring the emulator of other processors (optional, 110 MB)
 	@PYTHON="$(BIN)/python" deploy/emulation/install
