@@ -28,7 +28,7 @@ class Director:
 
     def __init__(self, home: Home) -> None:
         self._repository = Repository(home, SystemClock())
-        self._as_of = self._repository.timestamp()
+        self._as_of = self._repository.stamp()
         self._signers = self._repository.signers(DIRECTOR)
 
     def keyids(self) -> frozenset[str]:
@@ -59,7 +59,7 @@ class Director:
 
     def _in_force(self) -> tuple[Signer, ...]:
         # Keys change only with a new timestamp; what a replaced key signs is refused.
-        newest = self._repository.timestamp()
+        newest = self._repository.stamp()
         if newest != self._as_of:
             self._signers = self._repository.signers(DIRECTOR)
             self._as_of = newest

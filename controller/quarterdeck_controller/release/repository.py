@@ -165,6 +165,10 @@ class Repository:
         """Return the newest signed timestamp."""
         return self._present("timestamp.json")
 
+    def stamp(self) -> tuple[int, ...]:
+        """Return what differs after every change of what is served; it costs little."""
+        return self._journal.stamp()
+
     def newest_root(self) -> bytes:
         """Return the newest signed root, the trust anchor of a new device."""
         return self._present(f"{self.chain().root.version}.root.json")
@@ -229,21 +233,16 @@ class Repository:
         """Bring new metadata into force, or ask for the signatures that it lacks.
 
         The caller holds ``exclusive``, has read ``chain()`` inside, and made each new
-        version with ``drafts.following(chain.delegated[role], role, now)``. Roles may
-        be root, targets and all delegated ones; snapshot and timestamp follow by
-        themselves. It is signed with the keys that are in the home::
+        version with ``drafts.following``. Roles may be root, targets and all delegated
+        ones; snapshot and timestamp follow by themselves::
 
             with repository.exclusive():
                 chain = repository.chain()
                 role = following(chain.delegated["class-cam"], "class-cam", now)
                 role.targets[path] = TargetFile(...)
+                files = {"parts/<sha256>": model, "targets/classes/cam/...": index}
                 outcome = repository.propose(
-                    {"class-cam": role},
-                    why="release model@1",
-                    attachments={
-                        "parts/<sha256>": model_onnx,  # every part of the artifact
-                        "targets/classes/cam/<sha256>.model-1.idx": index_json,
-                    },
+                    {"class-cam": role}, why="release model@1", attachments=files
                 )
 
         ``Committed``: all of it is in force and on the disk, attachments included
