@@ -135,7 +135,7 @@ def test_an_external_broker_is_left_to_its_operator(operator: Operator) -> None:
 
     said = operator.types("device", "revoke", "a", "--reason", "stolen")
 
-    for told in ("CN=a", LIST_FILE, "5ec2e7"):
+    for told in ("quarterdeck broker config", LIST_FILE, "5ec2e7"):
         assert told in said.err
 
 
@@ -287,3 +287,22 @@ def test_a_token_is_listed_by_its_claim_and_end(operator: Operator) -> None:
     assert str(told["claim"]).startswith("claim-")
     left = datetime.fromisoformat(told["until"]) - CLOCK.now()
     assert timedelta(hours=1) < left <= timedelta(hours=2)
+
+
+def test_a_new_issuing_authority_takes_over_with_the_roots_key(
+    operator: Operator,
+) -> None:
+    folder = operator.home.authority
+    before = (folder / "issuing.pem").read_bytes()
+    elsewhere = operator.path / "stick.key"
+    (folder / "root.key").rename(elsewhere)
+
+    missing = operator.types("key", "authority-renew")
+    done = operator.types("key", "authority-renew", "--root-key", elsewhere)
+
+    assert missing.code == 1
+    assert "--root-key" in missing.err
+    assert done.code == 0, done.err
+    assert "start the controller anew" in done.out
+    assert (folder / "issuing.pem").read_bytes() != before
+    assert not (folder / "root.key").exists()

@@ -18,6 +18,7 @@ from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError
 from tests.support.brokers import free_port
+from tests.support.releases import ManualClock
 
 CLOCK = SystemClock()
 
@@ -95,3 +96,17 @@ async def test_a_session_that_cannot_be_ended_is_an_error_to_act_on(
         await broker.cut(["one", "two"])
 
     assert error.value.code is Code.BROKER_UNREACHABLE
+
+
+async def test_an_issuing_authority_that_ends_within_a_year_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, _ = make(tmp_path, "nats")
+    late = ManualClock(CLOCK.now())
+
+    await ServiceKeeper(home, None, late).renew()
+    assert "issuing_ends" not in caplog.text
+
+    late.forward(days=1825 - 390)
+    await ServiceKeeper(home, None, late).renew()
+    assert "authority-renew" in caplog.text

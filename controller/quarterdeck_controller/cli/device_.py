@@ -134,22 +134,25 @@ def revoke_(
         else:
             out.print(f"revoked [bold]{device}[/]; its name can go to new hardware: ")
             out.print(f"quarterdeck device replace {device}", markup=False)
-        _say_whose_turn(fleet, device, presence)
+        _say_whose_turn(fleet, presence)
 
 
 app.command("replace")(device_enrol.replace)
 
 
-def _say_whose_turn(fleet: Opened, device: str, presence: Presence | None) -> None:
+def _say_whose_turn(fleet: Opened, presence: Presence | None) -> None:
     if fleet.home.settings().broker.kind != "external":
         hint_if_unserved(fleet.home)
         return
     session = presence.client if presence is not None and presence.online else ""
     err.print("Your broker is not run by the controller, so do there yourself:")
-    err.print(f"- take away the permissions of CN={device}", markup=False)
     err.print(
-        f"- give it {fleet.home.authority / LIST_FILE} anew, which the running"
-        " controller writes within seconds",
+        "- take its permissions away: quarterdeck broker config writes them anew",
+        markup=False,
+    )
+    err.print(
+        f"- if it reads a list of revocations, give it {LIST_FILE} of"
+        f" {fleet.home.authority}, which the controller that runs writes in seconds",
         markup=False,
     )
     if session:
@@ -161,7 +164,7 @@ def _warn_of_list(fleet: Opened) -> None:
     if ends is not None and ends < fleet.clock.now() + LIST_SOON:
         err.print(
             f"The list of revocations ends at {ends:%Y-%m-%d %H:%M} UTC, and was not"
-            " made anew for days. A broker that reads it lets nobody in once it has ended."
+            " made anew for days. A broker that reads it lets nobody in once it ended."
             " Start the controller: quarterdeck serve"
         )
 

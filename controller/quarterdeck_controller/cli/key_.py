@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from quarterdeck_controller.access.roles import Act
-from quarterdeck_controller.cli import key_changes, key_signing
+from quarterdeck_controller.cli import key_authority, key_changes, key_signing
 from quarterdeck_controller.cli.key_text import (
     outcome_json,
     print_deadlines,
@@ -256,6 +256,7 @@ def cancel(
 
 app.command("sign")(key_signing.sign_request)
 key_changes.register(app)
+app.command("authority-renew")(key_authority.authority_renew)
 
 
 def _place(module: Path | None, token: str | None, label: str, tell: Secrets) -> Place:

@@ -304,8 +304,8 @@ class Doorkeeper:
         if self.broker is None:
             for it in uninvited:
                 _log.warning(
-                    "event=session_uninvited device=%s: take its certificate's"
-                    " permissions away at your broker and end its session",
+                    "event=session_uninvited device=%s: take its permissions away at"
+                    " your broker (quarterdeck broker config) and end its session",
                     it.device,
                 )
         else:

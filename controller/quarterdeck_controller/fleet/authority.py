@@ -10,28 +10,33 @@ device makes its own key: only the public half is ever seen here. A claim certif
 lets its holder ask to be enrolled, nothing else.
 """
 
-import ipaddress
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from quarterdeck_controller.broker.identity import device_uri
+from quarterdeck_controller.fleet.certifying import (
+    Leaf,
+    Signer,
+    certify,
+    certify_authority,
+    chain_of,
+    host_name,
+    key_pem_of,
+    subject_of,
+)
 from quarterdeck_controller.fleet.requests import ProvenRequest
 from quarterdeck_controller.fleet.revocation_list import (
     REVOCATIONS_DAYS,
@@ -41,7 +46,7 @@ from quarterdeck_controller.fleet.revocation_list import (
 from quarterdeck_controller.store.records import Certificate
 from quarterdeck_shared.clock import Clock, SystemClock
 from quarterdeck_shared.codes import Code
-from quarterdeck_shared.durable import write_durable
+from quarterdeck_shared.durable import sync_folder, write_durable
 from quarterdeck_shared.enrolment import CLAIM_PREFIX
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import is_name
@@ -53,13 +58,9 @@ OPERATOR_PREFIX = "operator-"
 """Common names of operators' certificates begin so; no device's id does."""
 
 RESERVED = frozenset({CONTROLLER_NAME, "broker"})
-ROOT_DAYS = 3650
-ISSUING_DAYS = 1825
 SERVICE_DAYS = 365
 DEVICE_DAYS = 30
-BACKDATED = timedelta(minutes=5)
-"""Certificates begin a little early: clocks of devices run behind."""
-_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
+_NEXT_KEY = "issuing.next.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,26 +123,10 @@ class Issued:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Signer:
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-
-@dataclass(frozen=True, slots=True)
-class _Leaf:
-    """What a certificate says about its holder."""
-
-    subject: x509.Name
-    usages: tuple[x509.ObjectIdentifier, ...]
-    days: float
-    alternative: tuple[x509.GeneralName, ...] = ()
-
-
 class Authority:
     """Issues certificates. ``open`` needs only the issuing key, never the root's."""
 
-    def __init__(self, folder: Path, issuing: _Signer, clock: Clock) -> None:
+    def __init__(self, folder: Path, issuing: Signer, clock: Clock) -> None:
         self._folder = folder
         self._issuing = issuing
         self._clock = clock
@@ -157,12 +142,12 @@ class Authority:
             raise RejectedError(Code.CONFLICT, f"{folder} holds an authority already")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         now = clock.now()
-        root = _certify_authority(fleet, "root", None, now)
-        issuing = _certify_authority(fleet, "issuing", root, now)
+        root = certify_authority(fleet, "root", None, now)
+        issuing = certify_authority(fleet, "issuing", root, now)
         for name, signer in (("issuing", issuing), ("root", root)):
             pem = signer.certificate.public_bytes(Encoding.PEM)
             files = folder / f"{name}.pem", folder / f"{name}.key"
-            Identity(pem, _key_pem(signer.key)).write(*files)
+            Identity(pem, key_pem_of(signer.key)).write(*files)
         return cls(folder, issuing, clock)
 
     @classmethod
@@ -173,12 +158,58 @@ class Authority:
             RejectedError: ``HOME_INVALID`` when it is missing or damaged.
         """
         try:
-            issuing = _load(folder / "issuing.pem", folder / "issuing.key")
+            issuing = _open_issuing(folder)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise RejectedError(
                 Code.HOME_INVALID, f"the authority in {folder} cannot be used: {error}"
             ) from error
         return cls(folder, issuing, clock or SystemClock())
+
+    @property
+    def expires(self) -> datetime:
+        """When the issuing certificate is no longer valid, and nothing it issued."""
+        return self._issuing.certificate.not_valid_after_utc
+
+    def succeed(self, root_key: bytes) -> Self:
+        """Have a new issuing authority take over, and return it.
+
+        What the one before has issued stays valid until it expires; its key is kept for
+        its list of revocations.
+
+        Args:
+            root_key: The root's private key (PEM), wherever it is kept otherwise.
+
+        Raises:
+            RejectedError: ``KEY_UNUSABLE`` when it is not the root's.
+        """
+        root, now = self._signer_of_root(root_key), self._clock.now()
+        (fleet,) = root.certificate.subject.get_attributes_for_oid(
+            NameOID.ORGANIZATION_NAME
+        )
+        new = certify_authority(str(fleet.value), f"issuing {now:%Y-%m-%d}", root, now)
+        folder, old = self._folder, self._issuing
+        old_pem = old.certificate.public_bytes(Encoding.PEM)
+        Identity(old_pem, key_pem_of(old.key)).write(
+            folder / "issuing.old.pem", folder / "issuing.old.key"
+        )
+        # The certificate is replaced before its key: ``open`` finishes what is cut off.
+        write_durable(folder / _NEXT_KEY, key_pem_of(new.key), mode=0o600)
+        pem = new.certificate.public_bytes(Encoding.PEM)
+        write_durable(folder / "issuing.pem", pem)
+        return type(self).open(folder, self._clock)
+
+    def _signer_of_root(self, key: bytes) -> Signer:
+        try:
+            root = _signer(self.root_file.read_bytes(), key)
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise RejectedError(
+                Code.KEY_UNUSABLE, f"the authority's root key: {error}"
+            ) from error
+        if root is None:
+            raise RejectedError(
+                Code.KEY_UNUSABLE, f"the key is not that of {self.root_file}"
+            )
+        return root
 
     @property
     def root_file(self) -> Path:
@@ -195,14 +226,14 @@ class Authority:
         """
         if not hosts:
             raise ValueError("a server without a host cannot be verified by anybody")
-        alternative = tuple(_host_name(host) for host in hosts)
+        alternative = tuple(host_name(host) for host in hosts)
         usages = (ExtendedKeyUsageOID.SERVER_AUTH,)
-        return self._issue(_Leaf(_subject("broker"), usages, days, alternative))
+        return self._issue(Leaf(subject_of("broker"), usages, days, alternative))
 
     def issue_controller(self, *, days: float = SERVICE_DAYS) -> Identity:
         """Return the identity with which the controller speaks on the broker."""
         usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
-        return self._issue(_Leaf(_subject(CONTROLLER_NAME), usages, days))
+        return self._issue(Leaf(subject_of(CONTROLLER_NAME), usages, days))
 
     def issue_device(
         self,
@@ -222,12 +253,12 @@ class Authority:
             raise RejectedError(Code.NAME_INVALID, f"device class {device_class!r}")
         if generation < 1:
             raise ValueError(f"generation {generation}: they count from 1")
-        subject = _subject(request.device, device_class, generation)
+        subject = subject_of(request.device, device_class, generation)
         usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
         uri = x509.UniformResourceIdentifier(
             device_uri(request.device, device_class, generation)
         )
-        return self._certify(_Leaf(subject, usages, days, (uri,)), request.key)
+        return self._certify(Leaf(subject, usages, days, (uri,)), request.key)
 
     def issue_claim(self, name: str, *, days: float) -> Identity:
         """Return an identity that may ask to be enrolled, with its key.
@@ -238,7 +269,7 @@ class Authority:
         if not (is_name(name) and name.startswith(CLAIM_PREFIX)):
             raise RejectedError(Code.NAME_INVALID, f"{name!r} cannot name a claim")
         usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
-        return self._issue(_Leaf(_subject(name), usages, days))
+        return self._issue(Leaf(subject_of(name), usages, days))
 
     def issue_operator(self, operator: str, *, days: float) -> Identity:
         """Return an identity with which an operator asks things of the controller.
@@ -252,12 +283,12 @@ class Authority:
         if not is_name(name):
             raise RejectedError(Code.NAME_INVALID, f"operator {operator!r}")
         usages = (ExtendedKeyUsageOID.CLIENT_AUTH,)
-        return self._issue(_Leaf(_subject(name), usages, days))
+        return self._issue(Leaf(subject_of(name), usages, days))
 
     def chain(self, leaf: bytes) -> bytes:
         """Return the chain (PEM) of a certificate (DER) that was issued before."""
         certificate = x509.load_der_x509_certificate(leaf)
-        return _chain(certificate, self._issuing.certificate)
+        return chain_of(certificate, self._issuing.certificate)
 
     def revocation_list(
         self, revoked: Iterable[Revoked], *, days: float = REVOCATIONS_DAYS
@@ -267,27 +298,29 @@ class Authority:
         It is followed by the root's own, which is empty, while the root's key is here:
         a broker that checks every link of a chain needs both.
         """
-        now, root = self._clock.now(), self._root()
-        issuing = self._issuing
-        listed = sign_list(issuing.certificate, issuing.key, revoked, now, days=days)
-        if root is None:
-            return listed
-        return listed + sign_list(root.certificate, root.key, (), now, days=days)
+        now, named = self._clock.now(), tuple(revoked)
+        signers = [(self._issuing, named), (self._kept("issuing.old"), named)]
+        signers.append((self._kept("root"), ()))
+        return b"".join(
+            sign_list(it.certificate, it.key, those, now, days=days)
+            for it, those in signers
+            if it is not None
+        )
 
-    def _root(self) -> _Signer | None:
+    def _kept(self, name: str) -> Signer | None:
         try:
-            return _load(self._folder / "root.pem", self._folder / "root.key")
+            return _load(self._folder, name)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
-            return None  # it has left, as it should
+            return None  # it was never there, or has left as it should
 
-    def _certify(self, leaf: _Leaf, key: ec.EllipticCurvePublicKey) -> Issued:
-        certificate = _certify(leaf, key, self._issuing, self._clock.now())
-        return Issued(certificate, _chain(certificate, self._issuing.certificate))
+    def _certify(self, leaf: Leaf, key: ec.EllipticCurvePublicKey) -> Issued:
+        certificate = certify(leaf, key, self._issuing, self._clock.now())
+        return Issued(certificate, chain_of(certificate, self._issuing.certificate))
 
-    def _issue(self, leaf: _Leaf) -> Identity:
+    def _issue(self, leaf: Leaf) -> Identity:
         key = ec.generate_private_key(ec.SECP256R1())
         issued = self._certify(leaf, key.public_key())
-        return Identity(issued.chain_pem, _key_pem(key))
+        return Identity(issued.chain_pem, key_pem_of(key))
 
 
 def check_device_name(device: str) -> None:
@@ -307,113 +340,30 @@ def _attribute(leaf: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
     return str(attribute.value)
 
 
-def _chain(leaf: x509.Certificate, issuing: x509.Certificate) -> bytes:
-    return b"".join(link.public_bytes(Encoding.PEM) for link in (leaf, issuing))
+def _open_issuing(folder: Path) -> Signer:
+    """Return the issuing authority; finish a change of it that was cut off."""
+    issuing = _load(folder, "issuing")
+    if issuing is not None:
+        return issuing
+    certificate = (folder / "issuing.pem").read_bytes()
+    issuing = _signer(certificate, (folder / _NEXT_KEY).read_bytes())
+    if issuing is None:
+        raise ValueError("issuing.key is not the key of issuing.pem")
+    (folder / _NEXT_KEY).replace(folder / "issuing.key")
+    sync_folder(folder)
+    return issuing
 
 
-def _certify_authority(
-    fleet: str, tier: str, parent: _Signer | None, now: datetime
-) -> _Signer:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, fleet),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"Quarterdeck {tier}"),
-        ]
-    )
-    days = ISSUING_DAYS if parent else ROOT_DAYS
-    depth = x509.BasicConstraints(ca=True, path_length=0 if parent else 1)
-    builder = (
-        _builder(subject, key.public_key(), parent, now, days)
-        .add_extension(depth, critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-    )
-    signing = parent.key if parent else key
-    return _Signer(builder.sign(signing, hashes.SHA256()), key)
+def _load(folder: Path, name: str) -> Signer | None:
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    return _signer(certificate.read_bytes(), key.read_bytes())
 
 
-def _certify(
-    leaf: _Leaf, public: ec.EllipticCurvePublicKey, issuer: _Signer, now: datetime
-) -> x509.Certificate:
-    depth = x509.BasicConstraints(ca=False, path_length=None)
-    builder = (
-        _builder(leaf.subject, public, issuer, now, leaf.days)
-        .add_extension(depth, critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(leaf.usages), critical=False)
-    )
-    if leaf.alternative:
-        names = x509.SubjectAlternativeName(leaf.alternative)
-        builder = builder.add_extension(names, critical=False)
-    return builder.sign(issuer.key, hashes.SHA256())
-
-
-def _builder(
-    subject: x509.Name,
-    public: ec.EllipticCurvePublicKey,
-    issuer: _Signer | None,
-    now: datetime,
-    days: float,
-) -> x509.CertificateBuilder:
-    issuer_public = issuer.key.public_key() if issuer else public
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.certificate.subject if issuer else subject)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(public), critical=False
-        )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_public),
-            critical=False,
-        )
-    )
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _subject(name: str, unit: str = "", generation: int = 0) -> x509.Name:
-    parts = (
-        (NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
-        (NameOID.COMMON_NAME, name),
-        (NameOID.SERIAL_NUMBER, str(generation) if generation else ""),
-    )
-    return x509.Name([x509.NameAttribute(oid, it) for oid, it in parts if it])
-
-
-def _host_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        if _HOST.fullmatch(host):
-            return x509.DNSName(host)
-    raise RejectedError(
-        Code.SETTINGS_INVALID, f"{host!r} is neither a host name nor an address"
-    )
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _load(certificate: Path, key: Path) -> _Signer:
-    loaded = load_pem_private_key(key.read_bytes(), password=None)
+def _signer(certificate: bytes, key: bytes) -> Signer | None:
+    """Return both, or None when the key is of another certificate."""
+    loaded = load_pem_private_key(key, password=None)
     if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-        raise TypeError(f"{key.name} is not a P-256 key")
-    return _Signer(x509.load_pem_x509_certificate(certificate.read_bytes()), loaded)
+        raise TypeError("the key is not on P-256")
+    parsed = x509.load_pem_x509_certificate(certificate)
+    belongs = parsed.public_key() == loaded.public_key()
+    return Signer(parsed, loaded) if belongs else None

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from quarterdeck_controller.fleet.authority import BACKDATED, Authority
+from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.fleet.certifying import BACKDATED
 from quarterdeck_controller.fleet.desk import Desk
 from quarterdeck_controller.fleet.issuing import Batch, is_open
 from quarterdeck_controller.fleet.requests import ProvenRequest, prove

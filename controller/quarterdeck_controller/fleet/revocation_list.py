@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from quarterdeck_controller.fleet.certifying import BACKDATED
+
 REVOCATIONS_DAYS = 30
-_BACKDATED = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def sign_list(
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.subject)
-        .last_update(now - _BACKDATED)
+        .last_update(now - BACKDATED)
         .next_update(now + timedelta(days=days))
         .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
         .add_extension(

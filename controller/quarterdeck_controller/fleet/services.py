@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -16,6 +16,9 @@ from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.errors import QuarterdeckError
 
 LOOK_EVERY_S = 3600.0
+ISSUING_SOON = timedelta(days=400)
+"""What is issued for a year must not outlive who issued it."""
+
 _LOOPBACK = ("localhost", "127.0.0.1")
 _log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class ServiceKeeper:
         issued = await asyncio.to_thread(
             ensure_services, self._home, settings, self._clock
         )
+        await asyncio.to_thread(self._warn_of_issuing)
         for name in issued:
             _log.info("event=certificate_issued for=%s", name)
         if "broker" not in issued:
@@ -64,6 +68,15 @@ class ServiceKeeper:
                 self._home.authority,
             )
         return issued
+
+    def _warn_of_issuing(self) -> None:
+        ends = Authority.open(self._home.authority, self._clock).expires
+        if ends < self._clock.now() + ISSUING_SOON:
+            _log.warning(
+                "event=issuing_ends at=%s: nothing it issued is valid after that; with"
+                " the root's key: quarterdeck key authority-renew",
+                ends.isoformat(timespec="seconds"),
+            )
 
 
 def ensure_services(home: Home, settings: Settings, clock: Clock) -> tuple[str, ...]:

@@ -346,3 +346,78 @@ def test_a_host_that_cannot_be_verified_is_refused(
         authority.issue_server([host])
 
     assert refusal.value.code is Code.SETTINGS_INVALID
+
+
+def root_key(authority: Authority) -> bytes:
+    return (authority.root_file.parent / "root.key").read_bytes()
+
+
+def test_a_new_issuing_authority_and_what_the_old_one_issued_are_both_trusted(
+    authority: Authority, tmp_path: Path
+) -> None:
+    server = authority.issue_server(["localhost"])
+    old = device_identity(authority, "cam-1", "c")
+
+    successor = authority.succeed(root_key(authority))
+
+    new = device_identity(successor, "cam-1", "c", generation=2)
+    for client in (old, new):
+        seen, _ = handshake(authority, server, client, "localhost", tmp_path)
+        assert "('commonName', 'cam-1')" in seen
+    assert issuer(new) != issuer(old)
+    assert issuer(
+        device_identity(Authority.open(tmp_path / "authority"), "a", "c")
+    ) == (issuer(new))
+    lists = successor.revocation_list([Revoked("1f", SystemClock().now())])
+    assert lists.count(b"BEGIN X509 CRL") == 3
+
+
+def issuer(identity: Identity) -> str:
+    leaf = x509.load_pem_x509_certificate(identity.certificate_pem)
+    return leaf.issuer.rfc4514_string()
+
+
+def test_the_root_key_may_come_from_elsewhere_but_must_be_the_roots(
+    authority: Authority, tmp_path: Path
+) -> None:
+    key = root_key(authority)
+    (authority.root_file.parent / "root.key").unlink()
+    foreign = Authority.create(tmp_path / "foreign", "test fleet", SystemClock())
+
+    for wrong in (root_key(foreign), b"", b"rubbish"):
+        with pytest.raises(RejectedError) as refusal:
+            authority.succeed(wrong)
+        assert refusal.value.code is Code.KEY_UNUSABLE
+
+    before = issuer(device_identity(authority, "cam-1", "c"))
+    successor = authority.succeed(key)
+    assert issuer(device_identity(successor, "cam-1", "c")) != before
+    assert successor.expires >= authority.expires
+
+
+def test_a_change_of_the_issuing_authority_that_was_cut_off_is_finished(
+    authority: Authority,
+) -> None:
+    folder = authority.root_file.parent
+    old_key = (folder / "issuing.key").read_bytes()
+    authority.succeed(root_key(authority))
+    # as a power cut left it: the certificate is new, its key not yet in place
+    (folder / "issuing.key").rename(folder / "issuing.next.key")
+    (folder / "issuing.key").write_bytes(old_key)
+
+    again = Authority.open(folder)
+
+    proven = prove(request("cam-1", new_key()), "cam-1")
+    leaf = again.issue_device(proven, "c", 1).leaf
+    issuing = x509.load_pem_x509_certificate((folder / "issuing.pem").read_bytes())
+    leaf.verify_directly_issued_by(issuing)
+
+
+def test_a_key_that_is_of_no_issuing_certificate_is_named(authority: Authority) -> None:
+    folder = authority.root_file.parent
+    (folder / "issuing.key").write_bytes(root_key(authority))
+
+    with pytest.raises(RejectedError) as refusal:
+        Authority.open(folder)
+
+    assert refusal.value.code is Code.HOME_INVALID

@@ -52,6 +52,7 @@ GUARDED: Mapping[str, tuple[str, ...]] = {
     "explain": ("d-1",),
     "key add": ("class-cam", "--with", "fresh.pub"),
     "key add-class": ("new", "--with", "fresh.pub"),
+    "key authority-renew": (),
     "key cancel": ("abc",),
     "key export": ("abc",),
     "key import": ("variants",),
