@@ -5,18 +5,21 @@ import stat
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA224, SHA256, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
     load_der_public_key,
+    load_pem_private_key,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from quarterdeck_agent.identity.certificate import (
     Certificate,
@@ -221,12 +224,75 @@ def test_a_chain_that_is_not_ours_is_refused_with_what_is_wrong(
         world.check(leaf + end + leaf + end + issuing + end, key)
 
 
-def test_a_server_may_not_pass_for_a_device(world: World) -> None:
-    key = new_key()
-    server = world.authority.issue_server(["localhost"]).certificate_pem
+def handmade(
+    world: World,
+    key: DeviceKey,
+    *,
+    use: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
+    ca: bool = False,
+    number: str = "1",
+    life: timedelta = LIFE,
+    begins: timedelta = timedelta(0),
+    digest: HashAlgorithm | None = None,
+) -> bytes:
+    """Return a chain of which the issuing authority signed whatever is asked."""
+    folder = world.anchor_file.parent
+    issuing = x509.load_pem_x509_certificate((folder / "issuing.pem").read_bytes())
+    private = load_pem_private_key((folder / "issuing.key").read_bytes(), None)
+    public = load_der_public_key(key.public)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, CLASS),
+            x509.NameAttribute(NameOID.COMMON_NAME, DEVICE),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, number),
+        ]
+    )
+    start = issuing.not_valid_before_utc + begins
+    leaf = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuing.subject)
+        .public_key(public)
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + life)
+        .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
+        .add_extension(x509.BasicConstraints(ca, None), critical=True)
+        .sign(private, digest or SHA256())
+    )
+    links = (leaf, issuing)
+    return b"".join(it.public_bytes(Encoding.PEM) for it in links)
 
-    with pytest.raises(RejectedError) as refused:
-        world.check(server, key)
+
+def test_what_is_made_by_hand_is_taken_when_nothing_is_wrong(world: World) -> None:
+    key = new_key()
+
+    assert world.check(handmade(world, key), key).generation == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"use": ExtendedKeyUsageOID.SERVER_AUTH}, "not for clients"),
+        ({"ca": True}, "an authority's, not a device's"),
+        ({"digest": SHA224()}, "signed with sha224"),
+        ({"number": "0"}, "no generation"),
+        ({"number": "1e3"}, "no generation"),
+        ({"number": "99999999999"}, "no generation"),
+        ({"life": timedelta(0)}, "it begins"),
+        ({"begins": timedelta(days=-1)}, "may not issue it"),
+        ({"begins": timedelta(days=9999)}, "may not issue it"),
+    ],
+)
+def test_a_certificate_that_nobody_should_have_signed_is_refused(
+    world: World, wrong: dict[str, Any], words: str
+) -> None:
+    key = new_key()
+
+    with pytest.raises(RejectedError, match=words) as refused:
+        world.check(handmade(world, key, **wrong), key)
 
     assert refused.value.code is Code.CERTIFICATE_INVALID
 
