@@ -13,6 +13,7 @@ from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.metadata import Metadata, Root, Signed
 
 from quarterdeck_controller.release.changes import (
+    rotated,
     with_threshold,
     without_key,
 )
@@ -234,3 +235,66 @@ def test_a_root_of_a_form_that_words_cannot_tell_is_not_shown_to_be_signed(
 
     assert refusal.code is Code.METADATA_INVALID
     assert refusal.detail.startswith("the new root is odd")
+
+
+def usurped(fleet: Fleet) -> bytes:
+    """Return a next root that names only a stranger's key, and is signed by it."""
+    stranger = CryptoSigner.generate_ed25519()
+    data = fleet.repository.newest_root()
+    root = Metadata[Root].from_bytes(data).signed
+    root.version += 1
+    for keyid in list(root.roles["root"].keyids):
+        root.revoke_key(keyid, "root")
+    root.add_key(stranger.public_key, "root")
+    root.roles["root"].threshold = 1
+    metadata: Metadata[Any] = Metadata(root)
+    metadata.sign(stranger)
+    return metadata.to_bytes()
+
+
+def test_a_root_that_the_one_before_did_not_sign_is_believed_by_nobody(
+    fleet: Fleet,
+) -> None:
+    request = publish(fleet.repository)
+    assert isinstance(request, Request)
+    folder, forged = fleet.exported(request), usurped(fleet)
+    (folder / "chain" / "2.root.json").write_bytes(forged)
+    there = refuses(lambda: read_exported(folder))
+    (fleet.home.repository / "2.root.json").write_bytes(forged)
+
+    here = refuses(fleet.repository.chain)
+
+    assert there.code is here.code is Code.HOME_INVALID
+    assert "root was signed by 0/2 keys" in here.detail
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_root_under_another_number_is_not_taken_for_the_next(
+    fleet: Fleet, version: int
+) -> None:
+    request = one_more_root(fleet)
+    new = request.metadata["root"]
+    new.signed.version = version
+    new.signatures.clear()
+    for name in ("root-1", "root-2"):
+        new.sign(fleet.key(name).signer(lambda _: None), append=True)
+
+    (fleet.home.repository / "2.root.json").write_bytes(new.to_bytes())
+
+    refusal = refuses(fleet.repository.chain)
+    assert refusal.code is Code.HOME_INVALID
+    assert f"2.root.json says {version}" in refusal.detail
+
+
+def test_a_root_that_its_own_keys_did_not_sign_is_not_in_force(fleet: Fleet) -> None:
+    keys = [fleet.new_key(f"root-{number}").public() for number in (7, 8, 9)]
+    request = proposed(fleet, "root", rotated(fleet.repository.chain(), "root", keys))
+    new = request.metadata["root"]
+    for name in ("root-1", "root-2"):
+        new.sign(fleet.key(name).signer(lambda _: None), append=True)
+
+    (fleet.home.repository / "2.root.json").write_bytes(new.to_bytes())
+
+    refusal = refuses(fleet.repository.chain)
+    assert refusal.code is Code.HOME_INVALID
+    assert "root was signed by 0/2 keys" in refusal.detail
