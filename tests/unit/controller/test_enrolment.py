@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 import pytest_asyncio
 from cryptography import x509
 
-from quarterdeck_controller.fleet.enrolment import PER_NONCE, Asked
+from quarterdeck_controller.fleet.enrolment import PER_NONCE, Asked, check_token
 from quarterdeck_controller.fleet.revocation import make_room, revoke
 from quarterdeck_controller.fleet.tokens import Invitation, digest, invite
+from quarterdeck_controller.store.records import Token
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Message
 from quarterdeck_shared.codes import Code
@@ -20,6 +22,7 @@ from quarterdeck_shared.enrolment import CertificateReply, EnrolRequest
 from quarterdeck_shared.errors import RejectedError
 from tests.support.identities import new_key, request
 from tests.support.registry import CLASS, Key, Registry
+from tests.support.releases import NOW
 
 
 @pytest_asyncio.fixture
@@ -183,6 +186,37 @@ async def test_every_token_that_does_not_fit_is_refused_with_the_same_words(
         code=Code.TOKEN_INVALID, detail="the token does not let this machine in"
     )
     assert registry.certificates("cam-1") == ()
+
+
+TOKEN = Token(
+    digest="0" * 64,
+    device="cam-1",
+    claim="claim-1",
+    created_at=NOW,
+    expires_at=NOW + timedelta(days=7),
+)
+
+
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [
+        (None, "unknown"),
+        (replace(TOKEN, claim="claim-2"), "belongs to claim-2, this is claim-1"),
+        (replace(TOKEN, withdrawn_at=NOW), "withdrawn"),
+        (replace(TOKEN, expires_at=NOW), "expired"),
+        (replace(TOKEN, device="cam-2"), "of cam-2, cam-1 asks"),
+    ],
+)
+def test_each_fault_of_a_token_is_found_by_itself(
+    token: Token | None, why: str
+) -> None:
+    asked = EnrolRequest(device="cam-1", token="t" * 32, csr=b"")
+
+    with pytest.raises(RejectedError, match=why) as refusal:
+        check_token(asked, "claim-1", token, NOW)
+
+    assert refusal.value.code is Code.TOKEN_INVALID
+    assert check_token(asked, "claim-1", TOKEN, NOW) == TOKEN
 
 
 @pytest.mark.parametrize(
