@@ -99,7 +99,11 @@ def _enrol(given: argparse.Namespace) -> int:
     wanted = command.Wanted(
         given.token, given.token_file, given.again, given.tpm, given.wait
     )
-    shown = command.enrol(settings, wanted, _tell)
+    try:
+        shown = command.enrol(settings, wanted, _tell)
+    except KeyboardInterrupt:
+        _tell("stopped; run it again to go on with the same key")
+        return EXIT_INTERRUPTED
     text = json.dumps(shown) if given.json else command.render(shown, given.config)
     sys.stdout.write(text + "\n")
     return 0

@@ -164,7 +164,8 @@ def _links(chain: bytes) -> Sequence[x509.Certificate]:
     try:
         links = x509.load_pem_x509_certificates(pem.chain)
     except _HOSTILE as error:
-        raise RejectedError(Code.MALFORMED, f"no certificate: {error}") from error
+        told = str(error).partition(".")[0]
+        raise RejectedError(Code.MALFORMED, f"no certificate: {told}") from error
     if pem.key is not None or len(links) > MAX_CHAIN:
         detail = f"a chain of {len(links)} certificates, at most {MAX_CHAIN} allowed"
         raise RejectedError(Code.MALFORMED, detail)

@@ -4,7 +4,8 @@ import asyncio
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -60,7 +61,7 @@ def enrol(
     """
     check_trust(settings)
     clock = SystemClock()
-    with exclusive(settings.state):
+    with _held(settings):
         before = _already(settings, wanted, clock.now())
         if before is None:
             asyncio.run(_enrol(settings, wanted, clock, told))
@@ -92,6 +93,22 @@ def render(shown: dict[str, object], config: Path) -> str:
     else:
         lines.append(f"Next: quarterdeck-agent run --config {config}")
     return "\n".join(lines)
+
+
+@contextmanager
+def _held(settings: Settings) -> Iterator[None]:
+    """Hold the state folder, or say what to do about the agent that does."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(settings.state))
+        except RejectedError as error:
+            if error.code is not Code.DUPLICATE_IDENTITY:
+                raise
+            waits = not settings.identity_file.exists()
+            where = f", or put the token at {settings.enrolment.token}: it looks there"
+            detail = f"{error.detail}; stop it first{where if waits else ''}"
+            raise RejectedError(Code.NOT_ALLOWED, detail) from error
+        yield
 
 
 def _already(settings: Settings, wanted: Wanted, now: datetime) -> Certificate | None:

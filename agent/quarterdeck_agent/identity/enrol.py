@@ -17,7 +17,7 @@ from quarterdeck_agent.identity.files import IdentityFiles, delete
 from quarterdeck_agent.identity.key import DeviceKey
 from quarterdeck_agent.identity.plan import Rng, clock_doubt, wait_s
 from quarterdeck_agent.identity.request import certificate_request
-from quarterdeck_agent.settings import Settings, endpoint, read
+from quarterdeck_agent.settings import Settings, endpoint, invalid, read
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Bus, Endpoint
 from quarterdeck_shared.clock import Clock
@@ -112,10 +112,11 @@ class Enrolment:
 
     def _claim(self) -> Claim:
         path = self._settings.enrolment.claim
+        data = read(path)
         try:
-            claim = read_claim(read(path))
+            claim = read_claim(data)
         except RejectedError as error:
-            raise RejectedError(error.code, f"{path}: {error.detail}") from error
+            raise invalid(f"{path} holds no claim: {error.detail}") from error
         doubt = clock_doubt(claim.begins, claim.ends, self._clock.now())
         if doubt:
             raise RejectedError(Code.CERTIFICATE_INVALID, f"{path}: {doubt}")

@@ -281,6 +281,34 @@ async def test_it_gives_up_when_told_to_and_goes_on_with_the_same_key(
     assert key in (bundle / "state" / "identity.pem").read_bytes()
 
 
+async def test_a_bundle_that_lacks_something_is_one_clear_message(one: Fleet) -> None:
+    bundle = one.newcomer()
+    claim = bundle / "claim.pem"
+    kept = claim.read_bytes()
+
+    for damage in (claim.unlink, lambda: claim.write_bytes(kept[:300])):
+        damage()
+        done = await command(bundle, "enrol")
+
+        assert done.returncode == 1
+        assert done.stderr.startswith("error settings_invalid: ")
+        assert str(claim) in done.stderr
+        assert done.stderr.count("\n") == 2
+
+
+async def test_a_folder_that_an_agent_holds_is_left_to_it(one: Fleet) -> None:
+    bundle = one.newcomer()
+    token = (bundle / "token").rename(bundle / "elsewhere")
+    agent = one.run(bundle)
+    await until_status(bundle, lambda s: identity(s).get("code"), "an agent that waits")
+
+    done = await command(bundle, "enrol", "--token-file", str(token))
+
+    assert done.returncode == 1
+    assert f"error not_allowed: process {agent.pid} runs an agent" in done.stderr
+    assert f"put the token at {bundle / 'token'}" in done.stderr
+
+
 async def test_a_machine_whose_disk_takes_no_key_says_so(one: Fleet) -> None:
     bundle = one.newcomer()
     (bundle / "state").mkdir()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.hashes import SHA224, SHA256, HashAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA224, SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -233,7 +233,7 @@ def handmade(
     number: str = "1",
     life: timedelta = LIFE,
     begins: timedelta = timedelta(0),
-    digest: HashAlgorithm | None = None,
+    digest: SHA224 | None = None,
 ) -> bytes:
     """Return a chain of which the issuing authority signed whatever is asked."""
     folder = world.anchor_file.parent
