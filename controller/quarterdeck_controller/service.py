@@ -28,6 +28,7 @@ from quarterdeck_controller.fleet.enrolment import EnrolmentServer
 from quarterdeck_controller.fleet.listener import Listener
 from quarterdeck_controller.fleet.refusals import RefusalListener
 from quarterdeck_controller.fleet.renewal import RenewalServer
+from quarterdeck_controller.fleet.sealing import ContentKeys
 from quarterdeck_controller.fleet.services import ServiceKeeper
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.monitor.ingest import Ingest
@@ -35,6 +36,7 @@ from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.release.guard import check_offline_keys
 from quarterdeck_controller.release.repository import Renewal, Repository
+from quarterdeck_controller.release.seal import Seals
 from quarterdeck_controller.release.server import MetadataServer
 from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_controller.rollout.reconcile import Reconciler
@@ -156,7 +158,14 @@ def _assemble(
     repository, catalog = Repository(home, clock), Catalog(home)
     authority = Authority.open(home.authority, clock)
     lifetime = timedelta(days=settings.assignment_days)
-    assignments = Assignments(store, bus, Director(home).sign, clock, lifetime=lifetime)
+    assignments = Assignments(
+        store,
+        bus,
+        Director(home).sign,
+        clock,
+        lifetime=lifetime,
+        content_key=ContentKeys(catalog, Seals(home.seals)).wrap,
+    )
     reconciler = Reconciler(store, catalog, assignments, clock)
     publisher = Publisher(
         bus,

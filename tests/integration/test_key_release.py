@@ -38,7 +38,7 @@ def deck(
     return Deck(tmp_path / "elsewhere", monkeypatch, capsys)
 
 
-def proposal(fleet: Fleet) -> Proposal:
+def proposal(fleet: Fleet, *, sealed: bool = False) -> Proposal:
     """Have a release vouched for where models are made, and asked for at the home."""
     variant = fleet.machine("provenance") / "variants" / "cam"
     variant.mkdir(parents=True)
@@ -50,7 +50,14 @@ def proposal(fleet: Fleet) -> Proposal:
     for name, data in files.items():
         (variant / name).write_bytes(data)
     return propose_release(
-        fleet.home, variant.parent, "model", 1, fleet.clock, trial=trusting, held={}
+        fleet.home,
+        variant.parent,
+        "model",
+        1,
+        fleet.clock,
+        sealed=sealed,
+        trial=trusting,
+        held={},
     )
 
 
@@ -74,10 +81,32 @@ def test_a_releaser_runs_the_gate_on_their_own_machine_and_signs(
     assert said.code == 0, said.err
     assert "classes/cam/model-1.idx may be installed" in said.out
     assert "model@1 for cam" in said.out
+    assert "has no passphrase" in said.told
     assert isinstance(outcome, Committed)
     (released,) = Catalog(fleet.home).releases()
     assert released.id == "model@1"
     assert Catalog(fleet.home).read_chunk(released.variants["cam"].artifact, 0)
+
+
+def test_a_releaser_opens_a_sealed_release_to_look_at_it(
+    fleet: Fleet, deck: Deck
+) -> None:
+    asked = proposal(fleet, sealed=True)
+    assert asked.request is not None
+    folder = fleet.exported(asked.request)
+    (key,) = (folder / "attachments" / "seals").iterdir()
+    kept = key.read_bytes()
+
+    key.unlink()
+    blind = sign(deck, fleet, folder)
+    key.write_bytes(kept)
+    said = sign(deck, fleet, folder)
+    outcome = fleet.imported(asked.request, folder)
+
+    assert "is sealed, and its key is not in the folder" in blind.told
+    assert said.code == 0, said.err
+    assert isinstance(outcome, Committed)
+    assert [file.read_bytes() for file in fleet.home.seals.iterdir()] == [kept]
 
 
 @pytest.mark.parametrize("damage", ["gone", "changed"])

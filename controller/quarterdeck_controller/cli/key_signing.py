@@ -6,6 +6,7 @@ folder, and all that is in the folder is checked before it is believed.
 
 import hashlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 from tuf.api.metadata import Targets
 
 from quarterdeck_controller.cli.options import JsonOption
-from quarterdeck_controller.cli.output import out, print_json
+from quarterdeck_controller.cli.output import err, out, print_json
 from quarterdeck_controller.cli.passphrases import PassphraseOption, secrets
 from quarterdeck_controller.release.describe import describe, printable
 from quarterdeck_controller.release.exported import (
@@ -26,8 +27,10 @@ from quarterdeck_controller.release.gate import Inspector
 from quarterdeck_controller.release.keyfile import KeyFile, fingerprint
 from quarterdeck_controller.release.requests import MAX_METADATA_BYTES
 from quarterdeck_controller.release.roles import TARGETS, role_class
+from quarterdeck_controller.release.seal import key_name, unseal
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.index import Index, Part
 
 
 def sign_request(
@@ -56,6 +59,8 @@ def sign_request(
     lines = {role: _lines(exported, role) for role in roles}
     if not as_json:
         _print(exported, lines, trusted=trusted is not None)
+    if not file.is_encrypted():
+        err.print(f"{key} has no passphrase: whoever copies it can sign", markup=False)
     if not yes:
         _confirm(roles)
     answer = sign(exported, file.signer(tell), roles)
@@ -97,10 +102,20 @@ def _lines(exported: Exported, role: str) -> tuple[str, ...]:
     before = chain.delegated.get(role) if chain else None
     assert isinstance(new, Targets)
     assert isinstance(targets, Targets)
-    examined = Inspector(targets).role(
+    inspector = Inspector(targets, unseal=partial(_unsealed, exported))
+    examined = inspector.role(
         device_class, before, new, lambda name: _attachment(exported, name)
     )
     return (*told, *(printable(line) for line in examined.lines()))
+
+
+def _unsealed(exported: Exported, index: Index, part: Part, data: bytes) -> bytes:
+    key = _attachment(exported, f"seals/{key_name(index)}")
+    if key is None:
+        raise RejectedError(
+            Code.GATE_FAILED, f"{part.name} is sealed, and its key is not in the folder"
+        )
+    return unseal(part, data, key.decode("ascii", "replace"))
 
 
 def _attachment(exported: Exported, name: str) -> bytes | None:

@@ -59,6 +59,12 @@ def create(
         str | None,
         typer.Option(help="Why refused variants are released all the same; signed."),
     ] = None,
+    sealed: Annotated[
+        bool,
+        typer.Option(
+            "--sealed", help="Encrypt: only devices it is assigned to can read it."
+        ),
+    ] = False,
     profile: Annotated[
         list[Path] | None,
         typer.Option(help="A class's own profile, for what its models may hold."),
@@ -77,6 +83,7 @@ def create(
             fleet.clock,
             override=override,
             classes=tuple(classes or ()),
+            sealed=sealed,
             allowed=allowed_by(profile or ()),
             held=held,
         )

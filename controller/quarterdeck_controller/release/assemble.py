@@ -8,7 +8,7 @@ anything is signed; where a class key is elsewhere, it passes it there again.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -41,12 +41,20 @@ from quarterdeck_controller.release.provenance import MAX_PROVENANCE_BYTES
 from quarterdeck_controller.release.repository import Committed, Repository
 from quarterdeck_controller.release.requests import Request
 from quarterdeck_controller.release.roles import class_role, role_class
+from quarterdeck_controller.release.seal import key_name, seal
 from quarterdeck_controller.release.trial import Trial, run_once
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import is_name, release_id
-from quarterdeck_shared.index import MAX_ARTIFACT_BYTES, Index, PartName, cut, digest
+from quarterdeck_shared.index import (
+    MAX_ARTIFACT_BYTES,
+    Index,
+    PartName,
+    Plain,
+    cut,
+    digest,
+)
 from quarterdeck_shared.listing import Listing
 
 MAX_VERSION = 999_999_999
@@ -96,6 +104,7 @@ def create_release(
     *,
     override: str | None = None,
     classes: Sequence[str] = (),
+    sealed: bool = False,
     trial: Trial = run_once,
 ) -> Release:
     """Sign what ``variants_dir`` holds as version ``version`` of the model ``name``.
@@ -113,6 +122,7 @@ def create_release(
         clock,
         override=override,
         classes=classes,
+        sealed=sealed,
         trial=trial,
     )
     if proposal.release is None:
@@ -134,6 +144,7 @@ def propose_release(
     *,
     override: str | None = None,
     classes: Sequence[str] = (),
+    sealed: bool = False,
     trial: Trial = run_once,
     allowed: Allowed = shipped,
     held: Held | None = None,
@@ -154,6 +165,8 @@ def propose_release(
         clock: Dates the release.
         override: Why refused variants are released.
         classes: Which classes; empty is all.
+        sealed: Encrypt the models, so that only devices they are assigned to can
+            read them.
         trial: How each variant is run once.
         allowed: What models of a class may hold.
         held: By class, the artifacts that its devices hold; None asks the database.
@@ -179,6 +192,7 @@ def propose_release(
     listing = Listing(release=counter, created=clock.now())
     size = home.settings().chunk_bytes
     variants = [_variant(it, version, listing, size, override) for it in drafts]
+    variants = [_sealed(it, size) for it in variants] if sealed else variants
     # Outside the lock: it takes seconds, and others may renew signatures meanwhile.
     inspector = Inspector(repository.chain().targets, allowed=allowed, trial=trial)
     findings = _inspected(inspector, variants)
@@ -197,18 +211,33 @@ def propose_release(
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
-    """One class's variant as it would be signed."""
+    """One class's variant as it would be signed.
+
+    Attributes:
+        files: Its parts as they were made.
+        published: Its parts as they travel; the same unless it is sealed.
+        key: What opens a sealed one.
+    """
 
     index: Index
     listing: Listing
     files: Mapping[PartName, bytes]
+    published: Mapping[PartName, bytes]
+    key: str = ""
 
 
 def _variant(
     draft: Draft, version: int, listing: Listing, size: int, override: str | None
 ) -> _Variant:
     index = _index(draft, version, listing.release, size)
-    return _Variant(index, _beside(listing, draft, override), draft.files)
+    beside = _beside(listing, draft, override)
+    return _Variant(index, beside, draft.files, draft.files)
+
+
+def _sealed(variant: _Variant, size: int) -> _Variant:
+    done = seal(variant.files, size)
+    index = variant.index.model_copy(update={"parts": done.parts})
+    return replace(variant, index=index, published=done.files, key=done.key)
 
 
 def _inspected(
@@ -247,7 +276,9 @@ def _propose(
         signed.targets[file.path] = file
         changed[role] = signed
         attached[index_file(file)] = index.encode()
-        attached |= {f"parts/{digest(it)}": it for it in variant.files.values()}
+        attached |= {f"parts/{digest(it)}": it for it in variant.published.values()}
+        if variant.key:
+            attached[f"seals/{key_name(index)}"] = variant.key.encode()
     return repository.propose(changed, why=f"release {id_}", attachments=attached)
 
 
@@ -400,7 +431,8 @@ def _check_same(existing: Release, drafts: Sequence[Draft]) -> None:
                 "a release never changes: give the variants a new version",
             )
         kept, size = variant.index, variant.index.chunk_bytes
-        if _index(draft, kept.version, kept.release, size) != kept:
+        made = _index(draft, kept.version, kept.release, size)
+        if _content(made) != _content(kept):
             raise RejectedError(
                 Code.CONFLICT,
                 f"{existing.id} was released with other content for "
@@ -413,6 +445,15 @@ def _check_same(existing: Release, drafts: Sequence[Draft]) -> None:
             f"{existing.id} was released with {', '.join(sorted(missing))} too; "
             "a release never changes: take a new version",
         )
+
+
+def _content(index: Index) -> tuple[Index, dict[PartName, Plain]]:
+    """Return all that an index says, and what its parts hold when they are opened."""
+    held = {
+        part.name: part.plain or Plain(length=part.length, sha256=part.sha256)
+        for part in index.parts
+    }
+    return index.model_copy(update={"parts": ()}), held
 
 
 def _index(draft: Draft, version: int, counter: int, chunk_bytes: int) -> Index:
@@ -451,7 +492,7 @@ def _forgotten_on_failure(
     parts: PartStore, variants: Sequence[_Variant]
 ) -> Iterator[None]:
     """Forget the parts that are new when the body fails."""
-    digests = {digest(data) for it in variants for data in it.files.values()}
+    digests = {digest(data) for it in variants for data in it.published.values()}
     new = {sha256 for sha256 in digests if parts.get(sha256) is None}
     try:
         yield

@@ -51,6 +51,7 @@ from quarterdeck_controller.release.roles import (
     SNAPSHOT,
     TIMESTAMP,
 )
+from quarterdeck_controller.release.seal import Seals
 from quarterdeck_controller.release.soundness import check_sound
 from quarterdeck_controller.release.sweep import sweep
 from quarterdeck_controller.release.witness import anchored
@@ -246,9 +247,10 @@ class Repository:
                 )
 
         ``Committed``: all of it is in force and on the disk, attachments included
-        (parts in ``home.parts``, indexes in the repository). ``Request``: nothing has
-        changed for devices; ``request.id`` is what ``quarterdeck key`` knows it by, and
-        the attachments are kept with it, so that whoever signs can examine them.
+        (parts in ``home.parts``, indexes in the repository, keys of sealed artifacts
+        in ``home.seals``). ``Request``: nothing has changed for devices;
+        ``request.id`` is what ``quarterdeck key`` knows it by, and the attachments are
+        kept with it, so that whoever signs can examine them.
 
         Raises:
             RejectedError: ``CONFLICT`` when it does not follow what is in force, or an
@@ -445,6 +447,9 @@ class Repository:
         for name, data in attached.items():
             if name.startswith("parts/"):
                 self._parts.put(data)
+                continue
+            if name.startswith("seals/"):
+                Seals(self._home.seals).keep(name.removeprefix("seals/"), data)
                 continue
             file = self._folder / name
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 
 PART = r"parts/[0-9a-f]{64}"
 INDEX = r"targets/classes/[a-z0-9-]{1,64}/[0-9a-f]{64}\.[a-z0-9-]{1,80}\.idx"
-"""Names of attached files: a part of an artifact, and an index, as they are kept."""
+SEAL = r"seals/[0-9a-f]{64}\.key"
+"""Names of attached files: a part of an artifact, an index, and what opens a sealed
+artifact, as they are kept."""
 
 
 class Wanted(Wire):
@@ -47,7 +49,7 @@ class Wanted(Wire):
 class Attached(Wire):
     """A file that goes with the request; ``name`` is its place in it."""
 
-    name: str = Field(pattern=rf"^({PART}|{INDEX})$")
+    name: str = Field(pattern=rf"^({PART}|{INDEX}|{SEAL})$")
     length: int = Field(ge=0)
     sha256: str
 
@@ -302,7 +304,7 @@ def _write(
     for name, data in attached.items():
         file = folder / "attachments" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_durable(file, data)
+        write_durable(file, data, mode=0o600)
     for role, it in metadata.items():
         write_durable(_file(folder, role), it.to_bytes(_COMPACT))
     write_durable(folder / "request.json", terms.encode())

@@ -81,16 +81,21 @@ def unseal(part: Part, data: bytes, key: str) -> bytes:
     return opened
 
 
+def key_name(index: Index) -> str:
+    """Return the name under which an artifact's key is kept: by its sealed model."""
+    return f"{index.part('model.onnx').sha256}.key"
+
+
 @dataclass(frozen=True, slots=True)
 class Seals:
-    """The keys of sealed artifacts, each named by its sealed model's sha256."""
+    """The keys of sealed artifacts, in a folder of their own."""
 
     folder: Path
 
-    def keep(self, index: Index, key: str) -> None:
-        """Keep the key of a new artifact; only the owner may read it."""
+    def keep(self, name: str, key: bytes) -> None:
+        """Keep the key of a new artifact under its ``key_name``, for the owner only."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_durable(self._file(index), key.encode(), mode=0o600)
+        write_durable(self.folder / name, key, mode=0o600)
 
     def key(self, index: Index) -> str:
         """Return what opens the artifact.
@@ -128,7 +133,7 @@ class Seals:
             raise RejectedError(Code.KEY_UNUSABLE, detail) from error
 
     def _file(self, index: Index) -> Path:
-        return self.folder / f"{index.part('model.onnx').sha256}.key"
+        return self.folder / key_name(index)
 
 
 def _age() -> ModuleType:

@@ -17,7 +17,7 @@ from quarterdeck_agent.runtime.server import LOOP_CRASHES, QUEUE_LENGTH, Server
 from quarterdeck_agent.runtime.sources import DirectorySource, pump
 from quarterdeck_agent.update.slots import Slots
 from quarterdeck_agent.update.unseal import Opener
-from quarterdeck_controller.release.seal import Seals, seal
+from quarterdeck_controller.release.seal import Seals, key_name, seal
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError
@@ -72,7 +72,7 @@ async def test_a_sealed_model_is_proven_and_answers_without_plain_bytes_on_the_d
     plain = make_index({name: files[name] for name in files})
     index = plain.model_copy(update={"parts": sealed.parts})
     seals = Seals(tmp_path / "controller")
-    seals.keep(index, sealed.key)
+    seals.keep(key_name(index), sealed.key.encode())
     seal_key = private.public_key().public_bytes_raw()
     artifact = digest(index.encode())
     content_key = seals.wrap(index, device="device-1", seal_key=seal_key)
