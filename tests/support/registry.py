@@ -14,9 +14,10 @@ from quarterdeck_controller.fleet.enrolment import EnrolmentServer
 from quarterdeck_controller.fleet.inventory import enrol
 from quarterdeck_controller.fleet.renewal import RenewalServer
 from quarterdeck_controller.fleet.tokens import VALID, Invitation, invite
-from quarterdeck_controller.store.records import Certificate, Presence
+from quarterdeck_controller.store.records import Assigned, Certificate, Presence, Runs
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared import topics
+from quarterdeck_shared.assignment import Probation, Target
 from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
 from quarterdeck_shared.bus.port import Message
 from quarterdeck_shared.codes import Code
@@ -149,6 +150,24 @@ class Registry:
         with self.store.write() as records:
             records.presence.put([session])
             records.certificates.settle(now)
+
+    def assign(self, device: str) -> None:
+        """Have something be assigned to ``device``."""
+        now = self.clock.now()
+        target = Target(path="classes/cam/m-1.idx", length=1, sha256="0" * 64)
+        assigned = Assigned(
+            device=device,
+            device_class=CLASS,
+            sequence=1,
+            runs=Runs("m@1", target),
+            issued=now,
+            expires=now + timedelta(days=14),
+            envelope=b"an assignment",
+            reason="",
+            probation=Probation(),
+        )
+        with self.store.write() as records:
+            records.assignments.add([assigned])
 
     def certificates(self, device: str) -> tuple[Certificate, ...]:
         """Return the certificates of ``device``, newest first."""

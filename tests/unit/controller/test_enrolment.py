@@ -316,6 +316,26 @@ async def test_the_seal_key_is_that_of_the_machine_that_enrolled_last(
     assert device.seal_key == bytes(range(32))
 
 
+async def test_what_is_assigned_is_signed_anew_for_another_seal_key(
+    registry: Registry,
+) -> None:
+    def due() -> list[str]:
+        with registry.store.read() as records:
+            soon = records.assignments.expiring(registry.clock.now(), 10)
+        return [it.device for it in soon]
+
+    await registry.enrolled("cam-1")
+    registry.assign("cam-1")
+    registry.clock.forward(seconds=1)
+    assert due() == []
+
+    again = registry.invite("cam-1")
+    await registry.enrol(again, new_key(), seal_key=bytes(32))
+
+    registry.clock.forward(seconds=1)
+    assert due() == ["cam-1"]
+
+
 async def test_the_database_holds_no_token(registry: Registry) -> None:
     (invitation,) = registry.enter("cam-1")
     await registry.enrol(invitation, new_key())
