@@ -240,7 +240,7 @@ def render(settings: Settings) -> str:
         "# Name of the fleet, as in its certificates.",
         f"fleet = {_quoted(settings.fleet)}",
         "",
-        "# Device classes that have a signing role; made with the home.",
+        "# Classes that have a signing role; quarterdeck key add-class adds one.",
         f"classes = [{', '.join(_quoted(name) for name in settings.classes)}]",
         "",
         "# Bytes of a chunk of new releases. Larger ones delay other messages.",
