@@ -34,7 +34,7 @@ from quarterdeck_shared.errors import RejectedError
 NEW = ".new.pem"
 SEAL_KEY = "seal.key"
 _SEAL_BYTES = 32
-_OWNER_ONLY = 0o600
+_OWNER_ONLY, _OTHERS = 0o600, 0o077
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +169,7 @@ class IdentityFiles:
         data = self._read(path)
         if data is None or not (pem := take_apart(data)).chain:
             return None
+        _keep_to_owner(path)
         outside = self.outside
         key = self._outside_key(outside) if outside else load_key(data, self._openssl)
         certificate = read_leaf(pem.chain)
@@ -226,6 +227,16 @@ class IdentityFiles:
             write_durable(path, data, mode=_OWNER_ONLY)
         except OSError as error:
             raise disk_error(error, path) from error
+
+
+def _keep_to_owner(path: Path) -> None:
+    """Take a file away from others, to whom a copy or a backup may have opened it."""
+    try:
+        if path.stat().st_mode & _OTHERS:
+            path.chmod(_OWNER_ONLY)
+            log.warning("event=identity_was_open %s could be read by others", path)
+    except OSError as error:
+        log.warning("event=identity_is_open %s: %s", path, error.strerror)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -326,6 +326,21 @@ def test_only_the_owner_reads_what_is_written(world: World) -> None:
     assert not (state / "identity.new.pem").exists()
 
 
+def test_an_identity_that_others_could_read_is_taken_away_from_them(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = world.files.new_key(tpm=False)
+    world.files.keep(world.chain(key), key)
+    world.files.promote()
+    file = world.settings.identity_file
+    file.chmod(0o644)
+
+    world.files.load()
+
+    assert mode(file) == 0o600
+    assert "could be read by others" in caplog.text
+
+
 def test_a_request_is_repeated_for_the_same_key(world: World) -> None:
     first = world.files.new_key(tpm=False)
 
