@@ -116,6 +116,16 @@ class Chain:
         """
         return quorum(role, self.targets if is_delegated(role) else self.root)
 
+    def file_names(self) -> tuple[str, ...]:
+        """Return the names of all files that lead here from the first root."""
+        roots = (f"{it}.root.json" for it in range(1, self.root.version + 1))
+        others = (
+            f"{signed.version}.{role}.json"
+            for role, signed in self.signed().items()
+            if role not in (ROOT, TIMESTAMP)
+        )
+        return (*roots, "timestamp.json", *others)
+
     def keyids(self, role: str) -> tuple[str, ...]:
         """Return the ids of the keys that may sign for ``role``."""
         return tuple(self.quorum(role).keys)

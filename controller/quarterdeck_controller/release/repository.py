@@ -182,15 +182,7 @@ class Repository:
         """
         if not self.has_begun():
             return {}
-        chain = self.chain()
-        names = [f"{it}.root.json" for it in range(1, chain.root.version + 1)]
-        names.append("timestamp.json")
-        names += [
-            f"{signed.version}.{role}.json"
-            for role, signed in chain.signed().items()
-            if role not in (ROOT, TIMESTAMP)
-        ]
-        return {name: self._present(name) for name in names}
+        return {name: self._present(name) for name in self.chain().file_names()}
 
     def signers(self, role: str) -> tuple[Signer, ...]:
         """Return as many of the keys in force as signing for ``role`` needs.
