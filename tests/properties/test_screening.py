@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,3 +107,28 @@ def test_an_array_is_never_believed_about_its_size(
     bomb = archive(**{"input:x": header(shape, descr) + data})
 
     assert outcome(lambda: check_golden(bomb, MODEL, GOLDEN)) is Code.DATA_INVALID
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({f"input:{n}": header((0,)) for n in range(66)}, "holds 66 arrays"),
+        ({"input:x": header((2,)) + bytes(12)}, "says it has 8 bytes, 12 are there"),
+        ({"input:x": header((1, 4)) + bytes(15)}, "has 16 bytes, 15 are there"),
+    ],
+)
+def test_an_archive_that_lies_is_refused_before_it_is_unpacked(
+    entries: dict[str, bytes], told: str
+) -> None:
+    with pytest.raises(RejectedError, match=told):
+        check_golden(archive(**entries), MODEL, GOLDEN)
+
+
+def test_an_archive_that_swells_is_refused_before_it_is_unpacked() -> None:
+    swollen = archive(**{"input:x": bytes(64 << 20)})
+    many = swollen.replace(
+        (64 << 20).to_bytes(4, "little"), (0x7FFF_FFFF).to_bytes(4, "little")
+    )
+
+    with pytest.raises(RejectedError, match="unpacks to 2147483647 bytes"):
+        check_golden(many, MODEL, GOLDEN)

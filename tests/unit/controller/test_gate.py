@@ -6,26 +6,32 @@ from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Targets
+from tuf.api.metadata import TargetFile, Targets
 
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.optimize.profile import Gate
 from quarterdeck_controller.release.assemble import create_release, propose_release
 from quarterdeck_controller.release.attest import attest, examine
-from quarterdeck_controller.release.gate import Inspector, allowed_by
+from quarterdeck_controller.release.catalog import Catalog
+from quarterdeck_controller.release.gate import PARTS, Inspector, allowed_by
 from quarterdeck_controller.release.listings import (
     index_file,
     listing_of,
     target_file,
 )
+from quarterdeck_controller.release.provenance import seal
 from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.release.revocation import REVOKED_FIELD, revoked_in
 from quarterdeck_controller.release.screening import STRICT
+from quarterdeck_controller.release.standing import revoke_release
 from quarterdeck_controller.release.trial import trusting
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import Index
+from quarterdeck_shared.listing import Listing
 from tests.support import hostile_models as hostile
 from tests.support.releases import (
+    NOW,
     ManualClock,
     copied_home,
     evaluation,
@@ -298,3 +304,100 @@ def test_provenance_of_another_variant_is_refused(home: Home, tmp_path: Path) ->
         create_release(home, mine, "model", 1, ManualClock())
 
     assert refusal.value.code is Code.PROVENANCE_INVALID
+
+
+def vouch_otherwise(home: Home, folder: Path, **figures: object) -> None:
+    """Have a key of the role vouch for the variant, with figures of its own."""
+    told = examine(folder).statement
+    predicate = told.predicate
+    build = predicate.build_definition
+    lie = build.internal_parameters.model_copy(update=figures)
+    build = build.model_copy(update={"internal_parameters": lie})
+    predicate = predicate.model_copy(update={"build_definition": build})
+    statement = told.model_copy(update={"predicate": predicate})
+    (folder / "provenance.json").write_bytes(seal(statement, vouchers(home)))
+
+
+def test_provenance_that_says_other_than_the_evaluation_is_refused(
+    home: Home, tmp_path: Path
+) -> None:
+    variants = write_variants(tmp_path / "v", classes=(CLASS,))
+    vouch_otherwise(home, variants / CLASS, score=0.99)
+
+    with pytest.raises(RejectedError, match=r"says score 0\.99, .* says 0\.89"):
+        create_release(home, variants, "model", 1, ManualClock())
+
+
+def no_files(name: str) -> bytes | None:
+    raise AssertionError(f"{name} was asked for")
+
+
+def forget_the_revocation(signed: Targets) -> None:
+    del signed.unrecognized_fields[REVOKED_FIELD]
+
+
+def list_it_again(signed: Targets) -> None:
+    (record,) = revoked_in(signed)
+    target = record.target
+    listing = Listing(release=1, created=NOW)
+    signed.targets[target.path] = TargetFile(
+        target.length,
+        {"sha256": target.sha256},
+        target.path,
+        unrecognized_fields={"custom": listing.model_dump(mode="json")},
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (forget_the_revocation, r"forgets that classes/cam/model-1\.idx was revoked"),
+        (list_it_again, r"classes/cam/model-1\.idx was revoked: broken"),
+    ],
+)
+def test_what_was_revoked_stays_so(
+    tmp_path: Path, change: Callable[[Targets], None], told: str
+) -> None:
+    home = copied_home(tmp_path / "home", released=True)
+    revoke_release(home, "model@1", "broken", ManualClock())
+    chain = Repository(home, ManualClock()).chain()
+    after = copy.deepcopy(chain.delegated[ROLE])
+    change(after)
+
+    with pytest.raises(RejectedError, match=told) as refusal:
+        Inspector(chain.targets).role(CLASS, chain.delegated[ROLE], after, no_files)
+
+    assert refusal.value.code is Code.GATE_FAILED
+
+
+def test_a_revocation_is_told_with_its_reason(tmp_path: Path) -> None:
+    home = copied_home(tmp_path / "home", released=True)
+    before = Repository(home, ManualClock()).chain()
+    revoke_release(home, "model@1", "broken", ManualClock())
+    after = Repository(home, ManualClock()).chain().delegated[ROLE]
+
+    examined = Inspector(before.targets).role(
+        CLASS, before.delegated[ROLE], after, no_files
+    )
+
+    assert examined.lines() == ("revokes classes/cam/model-1.idx: broken",)
+
+
+def test_a_refused_variant_without_a_signed_reason_is_refused(tmp_path: Path) -> None:
+    home = copied_home(tmp_path / "home")
+    variants = write_variants(
+        tmp_path / "v", classes=(CLASS,), decision="refused", home=home
+    )
+    why = "the customer insists"
+    made = create_release(home, variants, "model", 1, ManualClock(), override=why)
+    variant, catalog = made.variants[CLASS], Catalog(home)
+    files = {name: catalog.read_part(variant, name) or b"" for name in PARTS}
+    inspector = Inspector(Repository(home, ManualClock()).chain().targets)
+    silent = variant.listing.model_copy(update={"override": ""})
+
+    told = inspector.variant(variant.index, variant.listing, files).lines()
+    with pytest.raises(RejectedError, match="nobody says why") as refusal:
+        inspector.variant(variant.index, silent, files)
+
+    assert refusal.value.code is Code.GATE_FAILED
+    assert f"refused, and released all the same: {why}" in told
