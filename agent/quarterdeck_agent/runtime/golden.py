@@ -1,8 +1,12 @@
 """Replaying golden vectors, and reading tensors: the arithmetic inside the worker."""
 
 import io
+import lzma
+import struct
 import time
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +30,24 @@ MIN_RUNS = 30
 MEASURE_S = 6.0
 INPUT, EXPECTED = "input:", "expected:"
 PROBABILITY_TOLERANCE = 0.02
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged file raises: it is parsed as Python, zip and deflate."""
 _UNUSABLE = 1e9
 _BATCHED = 2
 """From this rank on, the first dimension is the batch."""
@@ -50,11 +72,17 @@ def read_tensors(payload: bytes) -> Tensors:
         loaded = np.load(io.BytesIO(payload), allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"": loaded}
-        return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        raise RejectedError(
-            Code.REQUEST_INVALID, f"not a .npy or .npz file: {error}"
-        ) from error
+        tensors = {name: loaded[name] for name in loaded.files}
+    except _UNREADABLE as error:
+        raise _unreadable(str(error)) from error
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, np.ndarray):
+            raise _unreadable(f"{name[:80]!r} in it is no array")
+    return tensors
+
+
+def _unreadable(why: str) -> RejectedError:
+    return RejectedError(Code.REQUEST_INVALID, f"not a .npy or .npz file: {why[:200]}")
 
 
 def fit(tensors: Tensors, inputs: tuple[Input, ...]) -> Tensors:

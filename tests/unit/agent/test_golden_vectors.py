@@ -1,10 +1,13 @@
+import io
+import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quarterdeck_agent.runtime.golden import Input, Tensors, fit, replay
+from quarterdeck_agent.runtime.golden import Input, Tensors, fit, read_tensors, replay
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import Golden
@@ -64,3 +67,43 @@ def test_a_state_of_another_depth_is_refused() -> None:
 def test_more_than_one_sample_at_a_time_is_refused() -> None:
     with pytest.raises(RejectedError):
         fit({"x": np.zeros((2, 4), np.float32)}, INPUTS[:1])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(
+            lambda archive: archive.replace(
+                b"\x08\x00\x00\x00!\x00", b"\x63\x00\x00\x00!\x00"
+            ),
+            id="a compression that nobody knows",
+        ),
+        pytest.param(
+            lambda archive: archive[:60] + bytes(40) + archive[100:],
+            id="deflated bytes that are none",
+        ),
+        pytest.param(
+            lambda _: b"\x93NUMPY\x01\x00v\x00{'shape': ((" + b" " * 105 + b"\n",
+            id="a header that never ends",
+        ),
+        pytest.param(lambda _: archived("notes.txt", b"no array"), id="no array"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_and_ends_no_worker(
+    damage: Callable[[bytes], bytes],
+) -> None:
+    out = io.BytesIO()
+    np.savez_compressed(out, x=np.arange(64, dtype=np.float32))
+
+    with pytest.raises(RejectedError) as refused:
+        read_tensors(damage(out.getvalue()))
+
+    assert refused.value.code is Code.REQUEST_INVALID
+
+
+def archived(name: str, data: bytes) -> bytes:
+    """Return a zip archive that holds one file."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(name, data)
+    return out.getvalue()
