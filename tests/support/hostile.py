@@ -12,11 +12,19 @@ import shutil
 import signal
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -201,10 +209,14 @@ class Ground:
         finally:
             await bus.close()
 
-    async def admit(self, *, claims: tuple[str, ...] = (), **generations: int) -> None:
-        """Admit every device; one named here (``_`` for ``-``) under another number."""
-        told = {name.replace("_", "-"): number for name, number in generations.items()}
-        grants = (Grant(it, CLASS, (told.get(it, 1),)) for it in _names())
+    async def admit(
+        self,
+        *,
+        claims: tuple[str, ...] = (),
+        generations: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Admit every device, with its first certificate unless another is named."""
+        grants = (Grant(it, CLASS, (generations.get(it, 1),)) for it in _names())
         await self.broker.admit(Admission(tuple(grants), claims))
 
     # -- what the attacker's controller does -----------------------------------------

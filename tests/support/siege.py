@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
@@ -63,17 +64,22 @@ class Siege:
 
     # -- what the attacker does --------------------------------------------------------
 
-    def assign(self, sequence: int = 10, **changes: object) -> bytes:
+    def assign(
+        self, sequence: int = 10, *, version: int = 2, **changes: object
+    ) -> bytes:
         """Return a good assignment of ``model@2`` for the device, with ``changes``."""
-        payload = self.payload(sequence, **changes)
+        payload = self.payload(sequence, version, changes)
         return sealed(payload, self.world.key("director"))
 
     def payload(
-        self, sequence: int = 10, *, version: int = 2, **changes: object
+        self,
+        sequence: int = 10,
+        version: int = 2,
+        changes: Mapping[str, object] = MappingProxyType({}),
     ) -> bytes:
         """Return the bytes that the director would sign."""
         given: dict[str, object] = {"device": self.device.name, "probation": BRIEF}
-        fields = given | changes
+        fields = {**given, **changes}
         return self.world.assignment(sequence, version=version, **fields).encode()
 
     async def send(self, envelope: bytes, *, device: str | None = None) -> None:

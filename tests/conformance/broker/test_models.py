@@ -111,7 +111,7 @@ async def test_a_hostile_model_that_is_offered_again_is_not_tried_again(
 def reading_model(path: str) -> bytes:
     """Return a model whose weights are a file of the machine that loads it."""
     weights = onnx.TensorProto(
-        name="w", data_type=TensorProto.FLOAT, dims=[4, 3], data_location=1
+        name="w", data_type=TensorProto.FLOAT, dims=[4, 3], data_location="EXTERNAL"
     )
     for key, value in {"location": path, "offset": "0", "length": "48"}.items():
         weights.external_data.add(key=key, value=value)

@@ -189,7 +189,7 @@ async def test_a_revoked_certificate_ends_the_session_and_the_model_goes_on(
     siege: Siege,
 ) -> None:
     name, client = siege.device.name, siege.device.states[-1].client
-    await siege.ground.admit(**{name.replace("-", "_"): 2})
+    await siege.ground.admit(generations={name: 2})
     await siege.ground.broker.cut([client])
     await until(lambda: not siege.status()["connected"], "the end of the session")
     await siege.send(siege.assign())
