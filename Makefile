@@ -31,7 +31,7 @@ fuzz: setup ## Look for inputs that break something (ARGS="--seconds 60")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 hardware: ## Bring the software token and TPM that tests use (optional, 20 MB)
-	@deploy/workspace/system-packages softhsm2 openssl swtpm swtpm-tools tpm2-openssl tpm2-abrmd tpm2-tools dbus
+	@deploy/workspace/system-packages softhsm2 openssl swtpm swtpm-tools tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 tpm2-tools dbus
 
 emulation: setup ## Bring the emulator of other processors (optional, 110 MB)
 	@PYTHON="$(BIN)/python" deploy/emulation/install
