@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
+from quarterdeck_shared.assignment import MAX_SEQUENCE
 from quarterdeck_shared.attack import Attack
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.ids import DeviceId, Sha256
@@ -35,12 +36,12 @@ class Refusal(Wire):
     v: Literal[1] = 1
     device: DeviceId
     boot: int = Field(ge=0, lt=1 << 53)
-    number: int = Field(ge=0)
+    number: int = Field(ge=0, lt=1 << 53)
     at: AwareDatetime
     code: Code
     attack: Attack | None = None
     refused: Sha256 | None = None
-    sequence: int = Field(ge=0)
+    sequence: int = Field(ge=0, le=MAX_SEQUENCE)
     active: Sha256 | None = None
     detail: str = Field(default="", max_length=300)
-    repeats: int = Field(default=0, ge=0)
+    repeats: int = Field(default=0, ge=0, lt=1 << 53)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field
 
+from quarterdeck_shared.assignment import MAX_SEQUENCE
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.device import Capabilities
 from quarterdeck_shared.ids import ClassName, DeviceId, ReleaseId, Sha256
@@ -62,7 +63,7 @@ class LastUpdate(Wire):
         duplicate_bytes: Bytes of chunks received that were already there.
     """
 
-    sequence: int = Field(ge=0)
+    sequence: int = Field(ge=0, le=MAX_SEQUENCE)
     digest: Sha256 | None = None
     outcome: Literal["pending", "committed", "rolled_back", "refused", "deferred"]
     code: Code | None = None
@@ -88,8 +89,8 @@ class Reported(Wire):
     boot: int = Field(ge=0, lt=1 << 53)
     at: AwareDatetime
     state: str = Field(max_length=32)
-    step: int = Field(ge=0)
-    sequence: int = Field(ge=0)
+    step: int = Field(ge=0, lt=1 << 53)
+    sequence: int = Field(ge=0, le=MAX_SEQUENCE)
     active: Slot | None = None
     previous: Slot | None = None
     staged: Slot | None = None

@@ -32,6 +32,10 @@ RENEW_EVERY_S = 60.0
 RETRY_S = 1.0
 MAX_REASON = 200
 
+FOLLOWED = MAX_SEQUENCE // 2
+"""The highest sequence that is counted on from because a device reports it: whatever it
+claims, no lack of numbers ever keeps the director from signing for all the others."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -92,9 +96,9 @@ class Assignments:
         """Number, sign and store ``wishes`` within the caller's transaction.
 
         A device may have accepted a higher number than is stored here, when this store
-        is an older backup or the director's key was misused: it is counted on from,
-        unless nothing can follow it. What a device reports is its word alone; a device
-        counts anew once the director's key was replaced.
+        is an older backup or the director's key was misused: it is counted on from, up
+        to ``FOLLOWED``. What a device reports is its word alone; a device counts anew
+        once the director's key was replaced.
         """
         devices = {wish.device for wish in wishes}
         known = records.devices.some(devices)
@@ -249,4 +253,4 @@ class Assignments:
 
 
 def _next(ours: int, theirs: int) -> int:
-    return (theirs if ours < theirs < MAX_SEQUENCE else ours) + 1
+    return (theirs if ours < theirs <= FOLLOWED else ours) + 1
