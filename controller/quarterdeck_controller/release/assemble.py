@@ -16,14 +16,10 @@ from pydantic import ValidationError
 from tuf.api.metadata import Targets
 
 from quarterdeck_controller.home import Home
-from quarterdeck_controller.optimize.evaluation import (
-    MAX_EVALUATION_BYTES,
-    Evaluation,
-)
 from quarterdeck_controller.release.catalog import Catalog, Release
 from quarterdeck_controller.release.drafts import following
+from quarterdeck_controller.release.folder import Draft, read_drafts
 from quarterdeck_controller.release.gate import (
-    PARTS,
     Allowed,
     Finding,
     Inspector,
@@ -37,7 +33,6 @@ from quarterdeck_controller.release.listings import (
     target_file,
 )
 from quarterdeck_controller.release.parts import PartStore
-from quarterdeck_controller.release.provenance import MAX_PROVENANCE_BYTES
 from quarterdeck_controller.release.repository import Committed, Repository
 from quarterdeck_controller.release.requests import Request
 from quarterdeck_controller.release.roles import class_role, role_class
@@ -48,7 +43,6 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import is_name, release_id
 from quarterdeck_shared.index import (
-    MAX_ARTIFACT_BYTES,
     Index,
     PartName,
     Plain,
@@ -59,23 +53,8 @@ from quarterdeck_shared.listing import Listing
 
 MAX_VERSION = 999_999_999
 MAX_REASON = 500
-_LIMITS: Mapping[PartName, int] = {
-    "model.onnx": MAX_ARTIFACT_BYTES,
-    "golden.npz": MAX_ARTIFACT_BYTES,
-    "evaluation.json": MAX_EVALUATION_BYTES,
-    "provenance.json": MAX_PROVENANCE_BYTES,
-}
 
 Held = Mapping[str, Collection[str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """One class's variant, checked and ready to be signed."""
-
-    device_class: str
-    evaluation: Evaluation
-    files: Mapping[PartName, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +159,13 @@ def propose_release(
         TransientError: ``CONFLICT`` when another process is publishing.
     """
     _check_names(name, version, override)
-    folders = _folders(variants_dir, classes, home.settings().classes)
-    drafts = [_read(folder, name, override) for folder in folders]
+    drafts = read_drafts(
+        variants_dir,
+        name,
+        classes=classes,
+        known=home.settings().classes,
+        override=override,
+    )
     repository, catalog = Repository(home, clock), Catalog(home)
     id_ = release_id(name, version)
     existing = _existing(catalog, id_)
@@ -196,14 +180,13 @@ def propose_release(
     # Outside the lock: it takes seconds, and others may renew signatures meanwhile.
     inspector = Inspector(repository.chain().targets, allowed=allowed, trial=trial)
     findings = _inspected(inspector, variants)
-    with repository.exclusive():
-        if _next_counter(catalog, repository) != counter:
-            raise RejectedError(
-                Code.CONFLICT, f"another release was made beside {id_}: try again"
-            )
-        known = read_held(home) if held is None else held
-        with _forgotten_on_failure(PartStore(home.parts), variants):
-            outcome = _propose(repository, id_, variants, known, clock)
+    known = read_held(home) if held is None else held
+    with (
+        repository.exclusive(),
+        _forgotten_on_failure(PartStore(home.parts), variants),
+    ):
+        _check_counter(id_, counter, _next_counter(catalog, repository))
+        outcome = _propose(repository, id_, variants, known, clock)
     if isinstance(outcome, Request):
         return Proposal(id_, None, outcome, findings)
     return Proposal(id_, catalog.release(id_), None, findings)
@@ -282,6 +265,13 @@ def _propose(
     return repository.propose(changed, why=f"release {id_}", attachments=attached)
 
 
+def _check_counter(id_: str, ours: int, following: int) -> None:
+    if ours != following:
+        raise RejectedError(
+            Code.CONFLICT, f"another release was made beside {id_}: try again"
+        )
+
+
 def _next_counter(catalog: Catalog, repository: Repository) -> int:
     """Return a release counter higher than all, those that wait for signatures too."""
     waiting = (
@@ -308,105 +298,6 @@ def _check_names(name: str, version: int, override: str | None) -> None:
     if override is not None and not 1 <= len(override.strip()) <= MAX_REASON:
         raise RejectedError(
             Code.NOT_ALLOWED, f"an override needs a reason of 1 to {MAX_REASON} letters"
-        )
-
-
-def _folders(
-    variants_dir: Path, classes: Sequence[str], known: Sequence[str]
-) -> tuple[Path, ...]:
-    if not variants_dir.is_dir():
-        raise RejectedError(Code.NOT_FOUND, f"{variants_dir} is not a folder")
-    there = sorted(
-        folder.name
-        for folder in variants_dir.iterdir()
-        if any((folder / part).is_file() for part in PARTS)
-    )
-    wanted = sorted(set(classes)) or there
-    if not wanted:
-        raise RejectedError(
-            Code.NOT_FOUND,
-            f"{variants_dir} holds no variants, which are <class>/{', '.join(PARTS)}",
-        )
-    for name in wanted:
-        if name not in there:
-            raise RejectedError(Code.NOT_FOUND, f"{variants_dir} holds no {name}")
-        if name not in known:
-            raise RejectedError(
-                Code.NOT_FOUND,
-                f"class {name} has no signing role in this fleet; "
-                f"these have: {', '.join(known)}",
-            )
-    return tuple(variants_dir / name for name in wanted)
-
-
-def _read(folder: Path, name: str, override: str | None) -> Draft:
-    try:
-        _check_vouched(folder)
-        files = {part: _bytes(folder / part, _LIMITS[part]) for part in PARTS}
-        evaluation = Evaluation.decode(
-            files["evaluation.json"], limit=MAX_EVALUATION_BYTES
-        )
-        _check_evaluation(evaluation, folder.name, name, override)
-        for part in ("model.onnx", "golden.npz"):
-            _check_same_bytes(evaluation, part, files[part])
-    except RejectedError as error:
-        raise RejectedError(error.code, f"{folder.name}: {error.detail}") from error
-    return Draft(folder.name, evaluation, files)
-
-
-def _check_vouched(folder: Path) -> None:
-    made = (folder / "evaluation.json").is_file()
-    if made and not (folder / "provenance.json").is_file():
-        raise RejectedError(
-            Code.PROVENANCE_INVALID,
-            "provenance.json is missing: nobody vouches for the variant; quarterdeck "
-            f"model attest {folder} signs it",
-        )
-
-
-def _bytes(file: Path, limit: int) -> bytes:
-    try:
-        size = file.stat().st_size
-        if size > limit:
-            raise RejectedError(
-                Code.TOO_LARGE, f"{file.name} has {size} bytes, {limit} are allowed"
-            )
-        if size == 0:
-            raise RejectedError(Code.DATA_INVALID, f"{file.name} is empty")
-        return file.read_bytes()
-    except FileNotFoundError as error:
-        raise RejectedError(Code.NOT_FOUND, f"{file.name} is missing") from error
-    except OSError as error:
-        raise RejectedError(
-            Code.DATA_INVALID, f"{file} cannot be read: {error.strerror}"
-        ) from error
-
-
-def _check_evaluation(
-    evaluation: Evaluation, device_class: str, name: str, override: str | None
-) -> None:
-    if (evaluation.device_class, evaluation.name) != (device_class, name):
-        raise RejectedError(
-            Code.CONFLICT,
-            f"evaluation.json is of {evaluation.name} for {evaluation.device_class}, "
-            f"not of {name} for {device_class}",
-        )
-    if evaluation.decision == "refused" and override is None:
-        raise RejectedError(
-            Code.BUDGET_MISSED,
-            f"the evaluation refused it: {evaluation.reason}. Release the others with "
-            "--class, or this one too with --override and the reason why",
-        )
-
-
-def _check_same_bytes(evaluation: Evaluation, name: PartName, data: bytes) -> None:
-    found, measured = digest(data), evaluation.files.get(name)
-    if found != measured:
-        raise RejectedError(
-            Code.CONFLICT,
-            f"{name} has the sha256 {found[:12]}, evaluation.json measured "
-            f"{measured[:12] if measured else 'none'}: it was changed afterwards; "
-            "optimize again",
         )
 
 
