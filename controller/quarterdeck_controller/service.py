@@ -158,12 +158,14 @@ def _assemble(
     repository, catalog = Repository(home, clock), Catalog(home)
     authority = Authority.open(home.authority, clock)
     lifetime = timedelta(days=settings.assignment_days)
+    director = Director(home)
     assignments = Assignments(
         store,
         bus,
-        Director(home).sign,
+        director.sign,
         clock,
         lifetime=lifetime,
+        signed_by=director.keyids,
         content_key=ContentKeys(catalog, Seals(home.seals)).wrap,
     )
     reconciler = Reconciler(store, catalog, assignments, clock)

@@ -67,7 +67,7 @@ def _checked(store: Store, world: World, count: int) -> int:
     """Return the size of an envelope, having seen that all were signed anew."""
     with store.read() as records:
         soon = world.clock.now() + LIFETIME / 3
-        assert not records.assignments.expiring(soon, 1)
+        assert not records.assignments.due(soon, "", 1)
         last = records.assignments.get(f"cam-{count - 1}")
     assert last is not None
     payload = Envelope.from_dict(json.loads(last.envelope)).payload

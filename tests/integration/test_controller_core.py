@@ -249,6 +249,21 @@ async def test_assignments_are_signed_anew_before_they_expire(yard: Yard) -> Non
     assert after.expires > before.expires
 
 
+async def test_assignments_of_a_replaced_director_are_signed_anew(yard: Yard) -> None:
+    yard.core.enrol("a", "b")
+    yard.core.create("m@1", waves=("100%",))
+    yard.core.rounds()
+
+    yard.core.director[:] = ["key-2"]
+    count = await yard.core.assignments.renew()
+
+    after = yard.core.assigned("a")
+    assert after is not None
+    assert count == 2
+    assert (after.sequence, after.signed_by) == (2, "key-2")
+    assert await yard.core.assignments.renew() == 0
+
+
 async def test_the_next_sequence_is_above_what_the_device_has_accepted(
     yard: Yard,
 ) -> None:

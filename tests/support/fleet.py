@@ -75,6 +75,7 @@ class Core:
     bus: Bus | None = None
     clock: HandClock = field(default_factory=HandClock)
     catalog: MemoryCatalog = field(default_factory=MemoryCatalog)
+    director: list[str] = field(default_factory=lambda: ["key-1"])
 
     def __post_init__(self) -> None:
         self.open()
@@ -83,7 +84,12 @@ class Core:
         """Start, or start again after a kill."""
         self.store = Store.open(self.path)
         self.assignments = Assignments(
-            self.store, self.bus, sign, self.clock, lifetime=timedelta(days=14)
+            self.store,
+            self.bus,
+            sign,
+            self.clock,
+            lifetime=timedelta(days=14),
+            signed_by=lambda: self.director,
         )
         self.reconciler = Reconciler(
             self.store, self.catalog, self.assignments, self.clock

@@ -8,7 +8,7 @@ current is published again, because a broker may have forgotten it.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -66,6 +66,7 @@ class Assignments:
         clock: Clock,
         *,
         lifetime: timedelta,
+        signed_by: Callable[[], Collection[str]] = tuple,
         content_key: Callable[[str, str, bytes | None], bytes | None] = _unsealed,
     ) -> None:
         """Take the parts.
@@ -77,6 +78,8 @@ class Assignments:
             clock: Issues and expires.
             lifetime: How long an assignment may be acted on; it is signed anew when
                 two thirds of that are over.
+            signed_by: Returns the ids of the keys that ``sign`` signs with now; what
+                others have signed is signed anew.
             content_key: See ``sealing.ContentKeys.wrap``.
         """
         self._store = store
@@ -84,6 +87,7 @@ class Assignments:
         self._sign = sign
         self._clock = clock
         self._lifetime = lifetime
+        self._signed_by = signed_by
         self._content_key = content_key
         self._wake = asyncio.Event()
         self._forgotten = True
@@ -138,7 +142,10 @@ class Assignments:
         return count
 
     async def renew(self) -> int:
-        """Sign anew what expires soon, however much; return how many that were."""
+        """Sign anew what expires soon or was signed by keys that were replaced.
+
+        Return how many that were, however many.
+        """
         count = 0
         while renewed := await asyncio.to_thread(self._renew):
             count += renewed
@@ -174,6 +181,7 @@ class Assignments:
     def _signed(
         self, wish: Wish, sequence: int, now: datetime, seal_key: bytes | None
     ) -> Assigned:
+        keys = self._keys()  # first: replaced in between, it is signed once more
         statement = Assignment(
             device=wish.device,
             device_class=wish.device_class,
@@ -199,7 +207,11 @@ class Assignments:
             reason=statement.reason,
             probation=wish.probation,
             rollout=wish.rollout,
+            signed_by=keys,
         )
+
+    def _keys(self) -> str:
+        return " ".join(sorted(self._signed_by()))
 
     def _forget(self) -> None:
         with self._store.write() as records:
@@ -217,8 +229,8 @@ class Assignments:
     def _renew(self) -> int:
         now = self._clock.now()
         with self._store.write() as records:
-            soon = records.assignments.expiring(
-                now + self._lifetime / 3, RENEWED_AT_ONCE
+            soon = records.assignments.due(
+                now + self._lifetime / 3, self._keys(), RENEWED_AT_ONCE
             )
             wishes = [
                 Wish(

@@ -209,6 +209,7 @@ class Assigned:
 
     Attributes:
         rollout: The rollout that asked for it; None for the operator's own.
+        signed_by: Ids of the director's keys that signed it, joined by blanks.
         published: Whether the broker acknowledged it since it was last changed.
         withdrawn: Whether it was taken back before the device had begun it; the
             device then has no assignment.
@@ -224,6 +225,7 @@ class Assigned:
     reason: str
     probation: Probation
     rollout: int | None = None
+    signed_by: str = ""
     published: bool = False
     withdrawn: bool = False
 

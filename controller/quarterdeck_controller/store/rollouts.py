@@ -132,10 +132,15 @@ class AssignmentTable:
         """Return current assignments that the broker has not acknowledged."""
         return self._current(~assignments.c.published, limit=limit)
 
-    def expiring(self, before: datetime, limit: int) -> tuple[Assigned, ...]:
-        """Return current assignments that expire before ``before``."""
-        soon = (assignments.c.expires < before) & ~assignments.c.withdrawn
-        return self._current(soon, limit=limit)
+    def due(self, before: datetime, signed_by: str, limit: int) -> tuple[Assigned, ...]:
+        """Return current assignments that must be signed anew.
+
+        They expire before ``before``, or were signed by other keys than ``signed_by``,
+        which devices no longer believe.
+        """
+        old = assignments.c.signed_by != signed_by
+        due = ((assignments.c.expires < before) | old) & ~assignments.c.withdrawn
+        return self._current(due, limit=limit)
 
     def mark_published(self, published: Iterable[Assigned]) -> None:
         """Note that the broker has these, as they were when they were published.

@@ -227,6 +227,7 @@ assignments = Table(
     Column("issued", Moment, nullable=False),
     Column("expires", Moment, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
+    Column("signed_by", Text, nullable=False),  # ids of the director's keys
     Column("reason", Text, nullable=False),
     Column("probation", Text, nullable=False),
     Column("rollout", Integer, ForeignKey(rollouts.c.id)),

@@ -321,7 +321,7 @@ async def test_what_is_assigned_is_signed_anew_for_another_seal_key(
 ) -> None:
     def due() -> list[str]:
         with registry.store.read() as records:
-            soon = records.assignments.expiring(registry.clock.now(), 10)
+            soon = records.assignments.due(registry.clock.now(), "", 10)
         return [it.device for it in soon]
 
     await registry.enrolled("cam-1")
