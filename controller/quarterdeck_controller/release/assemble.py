@@ -136,19 +136,10 @@ def propose_release(
     same change, devices are permitted to go back to what they may have to fall back
     on, and to nothing else (``release/downgrade.py``).
 
-    Args:
-        home: The fleet.
-        variants_dir: What was made.
-        name: The model.
-        version: Its version, from 1.
-        clock: Dates the release.
-        override: Why refused variants are released.
-        classes: Which classes; empty is all.
-        sealed: Encrypt the models, so that only devices they are assigned to can
-            read them.
-        trial: How each variant is run once.
-        allowed: What models of a class may hold.
-        held: By class, the artifacts that its devices hold; None asks the database.
+    ``sealed`` encrypts the models, so that only devices they are assigned to can read
+    them. ``trial`` is how each variant is run once, ``allowed`` what models of a class
+    may hold, ``held``, by class, the artifacts that its devices hold; None asks the
+    database.
 
     Raises:
         RejectedError: ``CONFLICT`` when the version exists with other content or waits
@@ -176,7 +167,8 @@ def propose_release(
     listing = Listing(release=counter, created=clock.now())
     size = home.settings().chunk_bytes
     variants = [_variant(it, version, listing, size, override) for it in drafts]
-    variants = [_sealed(it, size) for it in variants] if sealed else variants
+    if sealed:
+        variants = [_sealed(it, size) for it in variants]
     # Outside the lock: it takes seconds, and others may renew signatures meanwhile.
     inspector = Inspector(repository.chain().targets, allowed=allowed, trial=trial)
     findings = _inspected(inspector, variants)
