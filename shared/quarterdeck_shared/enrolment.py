@@ -31,7 +31,7 @@ class EnrolRequest(Wire):
 
     v: Literal[1] = 1
     device: DeviceId
-    token: str = Field(min_length=16, max_length=128)
+    token: str = Field(min_length=16, max_length=128, repr=False)
     csr: bytes = Field(max_length=MAX_CSR_BYTES)
     seal_key: bytes | None = Field(default=None, min_length=32, max_length=32)
 

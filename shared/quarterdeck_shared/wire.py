@@ -8,13 +8,15 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 
 MAX_JSON_BYTES = 64 * 1024
+_MAX_SHOWN = 80
 
 
 class Wire(BaseModel):
     """A message or file that the two ends exchange.
 
     Unknown fields are refused: a newer sender must raise the version, so that an
-    older receiver refuses cleanly instead of half understanding.
+    older receiver refuses cleanly instead of half understanding. A field that is a
+    secret is declared with ``repr=False``: no refusal then says what was in it.
     """
 
     model_config = ConfigDict(
@@ -42,12 +44,24 @@ class Wire(BaseModel):
         try:
             return cls.model_validate_json(payload)
         except ValidationError as error:
-            raise RejectedError(*_explain(cls.__name__, error)) from error
+            told = _explain(cls, error)
+        # Not from ``error``, which holds the input: it may be a secret.
+        raise RejectedError(*told)
 
 
-def _explain(name: str, error: ValidationError) -> tuple[Code, str]:
+def _explain(kind: type[Wire], error: ValidationError) -> tuple[Code, str]:
     first = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the whole"
-    seen = repr(first["input"])[:80]
+    named = ".".join(str(part) for part in first["loc"])[:_MAX_SHOWN]
+    where = (named if named.isprintable() else ascii(named)) or "the whole"
     code = Code.VERSION_UNKNOWN if first["loc"] == ("v",) else Code.MALFORMED
-    return code, f"{name}: {where}: {first['msg']}, got {seen}"
+    told = f"{kind.__name__}: {where}: {first['msg']}"
+    return code, told + _seen(kind, first["loc"], first["input"])
+
+
+def _seen(kind: type[Wire], where: tuple[int | str, ...], found: object) -> str:
+    """Return what was found there, unless it holds more than that or is a secret."""
+    field = kind.model_fields.get(str(where[0])) if where else None
+    if field is None or not field.repr:
+        return ""
+    is_plain = found is None or isinstance(found, str | int | float)
+    return f", got {repr(found)[:_MAX_SHOWN]}" if is_plain else ""

@@ -7,6 +7,7 @@ import pytest
 
 from quarterdeck_shared.assignment import Assignment, Target
 from quarterdeck_shared.codes import Code
+from quarterdeck_shared.enrolment import EnrolRequest
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import Index, cut
 from quarterdeck_shared.metadata import PIECE_BYTES, MetadataReply, MetadataRequest
@@ -78,6 +79,43 @@ def test_a_message_past_the_limit_is_refused_unread() -> None:
 def test_a_refusal_names_both_values() -> None:
     with pytest.raises(RejectedError, match=r"boot.*less than.*got 9007199254740992"):
         SessionState.decode(b'{"v":1,"online":true,"boot":9007199254740992}')
+
+
+TOKEN = "one-time-token-of-cam-1"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"token":"%b","v":1,"device":"cam-1"}',
+        b'{"token":"%b","v":1,"device":"cam-1","csr":"YQ=="',
+        b'{"token":["%b"],"v":1,"device":"cam-1","csr":"YQ=="}',
+        b'{"token":"%b","v":1,"device":"cam-1","csr":"YQ==","seal_key":"YQ=="}',
+        b'{"token":"%b' + b"x" * 128 + b'","v":1,"device":"cam-1","csr":"YQ=="}',
+        b'["%b"]',
+    ],
+)
+def test_a_refusal_never_says_a_token(payload: bytes) -> None:
+    with pytest.raises(RejectedError) as caught:
+        EnrolRequest.decode(payload % TOKEN.encode())
+
+    assert TOKEN[:8] not in caught.value.detail
+    assert caught.value.__cause__ is caught.value.__context__ is None
+
+
+def test_a_token_is_not_shown_with_its_request() -> None:
+    request = EnrolRequest(device="cam-1", token=TOKEN, csr=b"csr")
+
+    assert TOKEN not in repr(request)
+
+
+def test_a_refusal_is_one_short_line_whatever_a_field_is_called() -> None:
+    name = "x\nevent=device_enrolled \x1b[2J" + "y" * 10_000
+
+    error = refusal(changed(**{name: 1}))
+
+    assert error.detail.isprintable()
+    assert len(error.detail) < 400
 
 
 def test_every_code_says_what_it_means_and_what_to_do() -> None:
