@@ -15,7 +15,6 @@ from quarterdeck_controller.optimize.optimizer import Optimization
 from quarterdeck_shared.durable import disk_code, sync_folder, write_durable
 from quarterdeck_shared.errors import RejectedError
 
-
 Attest = Callable[[Evaluation, bytes], bytes]
 """Returns the signed provenance of an evaluation, given with its own bytes."""
 

@@ -54,9 +54,17 @@ def variants(home: Home, tmp_path: Path) -> Path:
     return write_variants(tmp_path / "variants", home=home)
 
 
-def release(home: Home, variants: Path, version: int = 1, **options: str) -> Release:
+def release(
+    home: Home, variants: Path, version: int = 1, override: str | None = None
+) -> Release:
     return create_release(
-        home, variants, "model", version, ManualClock(), trial=trusting, **options
+        home,
+        variants,
+        "model",
+        version,
+        ManualClock(),
+        trial=trusting,
+        override=override,
     )
 
 

@@ -25,7 +25,12 @@ def test_another_form_of_topic_is_nobodys(topic: str) -> None:
 
 
 def test_a_device_may_publish_under_its_own_name_only() -> None:
-    assert topics.device_publishes("cam-1") == ("qd/1/device/cam-1/up/#",)
+    granted = topics.device_publishes("cam-1")
+
+    assert "qd/1/device/cam-1/up/reported" in granted
+    assert all(topics.parse_up(it) is not None for it in granted)
+    assert not any("+" in it or "#" in it for it in granted)
+    assert len(granted) == len(topics.UP_LEAVES)
 
 
 def test_a_device_reads_its_own_its_class_and_the_controllers_state() -> None:
