@@ -376,6 +376,12 @@ class Siege:
         await self.outcome(sequence, "committed")
         await self.runs(SECOND)
 
+    async def hears(self, sequence: int = 50) -> None:
+        """Let the honest controller in again: it must be heard, which is cheaper."""
+        self.world.serve_honestly()
+        self.device.answer = self._answer
+        await self.accepts(sequence)
+
     async def silent(self, condition: Callable[[], object], what: str) -> None:
         """Wait for something that leaves no refusal behind."""
         await until(condition, what, timeout_s=PATIENCE_S)

@@ -161,7 +161,7 @@ async def test_an_assignment_signed_by_the_key_of_another_role(
     await siege.send(signed_by(siege, siege.world.key(role)))
 
     await siege.refuses(Code.ASSIGNMENT_UNSIGNED)
-    await siege.heals()
+    await siege.hears()
 
 
 async def test_an_assignment_signed_by_a_root_key(siege: Siege) -> None:
@@ -318,7 +318,7 @@ async def test_a_stolen_director_key_cannot_give_a_listed_path_other_content(
     await siege.send(siege.assign(target=listed.model_copy(update=change)))
 
     await siege.refuses(Code.TARGET_MISMATCH)
-    await siege.heals()
+    await siege.hears()
 
 
 async def test_a_stolen_director_key_cannot_give_a_model_the_name_of_another(

@@ -49,7 +49,7 @@ async def test_arbitrary_software_a_role_signed_by_the_attacker(
     await siege.send(siege.assign())
 
     await siege.refuses(Code.METADATA_INVALID)
-    await siege.heals()
+    await siege.hears()
 
 
 async def test_arbitrary_software_a_root_signed_by_the_attacker(siege: Siege) -> None:
@@ -70,7 +70,7 @@ async def test_unsigned_metadata(siege: Siege, role: str) -> None:
     await siege.send(siege.assign())
 
     await siege.refuses(Code.METADATA_INVALID)
-    await siege.heals()
+    await siege.hears()
 
 
 async def test_metadata_of_one_role_under_the_name_of_another(siege: Siege) -> None:
@@ -207,7 +207,7 @@ async def test_freeze_an_expired_role(siege: Siege, role: str) -> None:
     renewed = siege.role(role)
     renewed.expires = ago(days=-30)
     siege.world.resign({role: renewed})
-    await siege.heals()
+    await siege.hears()
 
 
 async def test_freeze_an_expired_root(siege: Siege) -> None:
@@ -305,7 +305,7 @@ async def test_endless_data_for_metadata(siege: Siege, role: str) -> None:
     await siege.send(siege.assign())
 
     await siege.refuses(Code.TOO_LARGE)
-    await siege.heals()
+    await siege.hears()
 
 
 async def test_endless_data_for_a_root(siege: Siege) -> None:
@@ -345,7 +345,7 @@ async def test_rubbish_for_metadata(siege: Siege, role: str) -> None:
     await siege.send(siege.assign())
 
     await siege.refuses(Code.METADATA_INVALID)
-    await siege.heals()
+    await siege.hears()
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -358,7 +358,7 @@ async def test_withheld_metadata_is_tried_again(siege: Siege, role: str) -> None
     await siege.silent(lambda: name in siege.world.broker.asked, f"asking for {name}")
     await siege.runs("model@1")
     assert not [it for it in siege.device.events if it.code is not None]
-    await siege.heals()
+    await siege.hears()
 
 
 async def test_a_withheld_index_is_tried_again(siege: Siege) -> None:
@@ -461,4 +461,4 @@ async def test_an_offline_key_stolen_alone_changes_nothing(
     await siege.send(siege.assign())
 
     await siege.refuses(Code.METADATA_INVALID, Code.TOO_LARGE)
-    await siege.heals()
+    await siege.hears()
