@@ -150,12 +150,9 @@ def propose_release(
         TransientError: ``CONFLICT`` when another process is publishing.
     """
     _check_names(name, version, override)
+    settings = home.settings()
     drafts = read_drafts(
-        variants_dir,
-        name,
-        classes=classes,
-        known=home.settings().classes,
-        override=override,
+        variants_dir, name, classes=classes, known=settings.classes, override=override
     )
     repository, catalog = Repository(home, clock), Catalog(home)
     id_ = release_id(name, version)
@@ -165,10 +162,9 @@ def propose_release(
         return Proposal(id_, existing, None)
     counter = _next_counter(catalog, repository)
     listing = Listing(release=counter, created=clock.now())
-    size = home.settings().chunk_bytes
+    size = settings.chunk_bytes
     variants = [_variant(it, version, listing, size, override) for it in drafts]
-    if sealed:
-        variants = [_sealed(it, size) for it in variants]
+    variants = [_sealed(it, size) for it in variants] if sealed else variants
     # Outside the lock: it takes seconds, and others may renew signatures meanwhile.
     inspector = Inspector(repository.chain().targets, allowed=allowed, trial=trial)
     findings = _inspected(inspector, variants)
@@ -179,9 +175,8 @@ def propose_release(
     ):
         _check_counter(id_, counter, _next_counter(catalog, repository))
         outcome = _propose(repository, id_, variants, known, clock)
-    if isinstance(outcome, Request):
-        return Proposal(id_, None, outcome, findings)
-    return Proposal(id_, catalog.release(id_), None, findings)
+    request = outcome if isinstance(outcome, Request) else None
+    return Proposal(id_, None if request else catalog.release(id_), request, findings)
 
 
 @dataclass(frozen=True, slots=True)
