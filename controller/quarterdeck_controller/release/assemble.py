@@ -142,11 +142,10 @@ def propose_release(
     database.
 
     Raises:
-        RejectedError: ``CONFLICT`` when the version exists with other content or waits
-            for signatures, ``BUDGET_MISSED`` for a refused variant, ``GATE_FAILED`` or
-            ``PROVENANCE_INVALID`` for one that must not be signed, ``RELEASE_REVOKED``
-            for a name that was revoked, ``NOT_FOUND`` for what is missing. Nothing is
-            left behind.
+        RejectedError: ``CONFLICT`` when the version has other content or waits for
+            signatures, ``GATE_FAILED`` or ``PROVENANCE_INVALID`` for what must not be
+            signed, ``RELEASE_REVOKED`` for a name that was revoked; else as
+            ``read_drafts``. Nothing is left behind.
         TransientError: ``CONFLICT`` when another process is publishing.
     """
     _check_names(name, version, override)
