@@ -30,6 +30,7 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from quarterdeck_agent.identity.certificate import read_claim, read_leaf
 from quarterdeck_agent.identity.pem import take_apart
+from quarterdeck_agent.outbox import Outbox
 from quarterdeck_agent.runtime.frames import HEAD, lengths
 from quarterdeck_agent.runtime.golden import Input, fit, read_tensors
 from quarterdeck_agent.settings import load_settings
@@ -37,11 +38,15 @@ from quarterdeck_agent.update import verify
 from quarterdeck_agent.update.floor import Floor, FloorFile
 from quarterdeck_agent.update.refresh import Refreshed, Source
 from quarterdeck_controller.access.exported import read_export
+from quarterdeck_controller.broker.revocations import fault
 from quarterdeck_controller.fleet import refusals
 from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.requests import prove
 from quarterdeck_controller.home import Home
+from quarterdeck_controller.release.exported import read_exported
+from quarterdeck_controller.release.keys import KeyFolder
 from quarterdeck_controller.release.provenance import unverified
+from quarterdeck_controller.release.requests import Terms
 from quarterdeck_shared import topics
 from quarterdeck_shared.assignment import PAYLOAD_TYPE, Assignment
 from quarterdeck_shared.clock import SystemClock
@@ -172,6 +177,11 @@ def _files() -> Iterator[Target]:
         FloorFile(folder).save(floor)
         written = (folder / "floor.json").read_bytes()
     yield Target("floor", _floor, (written,))
+    key = CryptoSigner.generate_ed25519().private_bytes
+    yield Target("signing key", _signing_key, (key,))
+    wanted = examples(Terms)
+    yield Target("signing request", _signing_request, wanted)
+    yield Target("outbox", _outbox, (_window().encode(),))
     yield Target("agent.toml", _agent_settings, (AGENT_TOML,))
     yield Target("settings.toml", _home_settings, (SETTINGS_TOML,))
     yield Target("tensors", _sample, tuple(_tensors()))
@@ -183,6 +193,28 @@ def _floor(data: bytes) -> None:
         for name in ("floor.json", "floor.copy.json"):
             (folder / name).write_bytes(data)
         FloorFile(folder).load(NOW)
+
+
+def _signing_key(data: bytes) -> None:
+    with _folder() as folder:
+        (folder / "director.pem").write_bytes(data)
+        KeyFolder(folder).signer("director")
+
+
+def _signing_request(data: bytes) -> None:
+    with _folder() as folder:
+        (folder / "request.json").write_bytes(data)
+        read_exported(folder)
+
+
+def _outbox(data: bytes) -> None:
+    with _folder() as folder:
+        (folder / f"{1:014x}-{1:08x}.sent").write_bytes(data)
+        outbox = Outbox(folder)
+        outbox.restore()
+        left = [path.read_bytes() for path in folder.iterdir()]
+        if left != [data] * len(outbox):
+            raise FindingError("a damaged window was kept")
 
 
 def _agent_settings(data: bytes) -> None:
@@ -229,6 +261,15 @@ def _identities() -> Iterator[Target]:
     yield Target("certificate", read_leaf, (chain,))
     yield Target("claim", read_claim, (chain,))
     yield Target("pem", take_apart, (chain, csr))
+    lists, issued_by = _revocations()
+    yield Target("revocations", lambda data: fault(data, issued_by, NOW), (lists,))
+
+
+def _revocations() -> tuple[bytes, bytes]:
+    with _folder() as folder:
+        authority = Authority.create(folder / "authority", "fuzz", SystemClock())
+        server = authority.issue_server(["127.0.0.1"])
+        return authority.revocation_list(()), server.certificate_pem
 
 
 def _chain() -> bytes:
