@@ -62,7 +62,7 @@ from tests.support.site import command
 
 CLASS, OTHER_CLASS = "cam", "gateway"
 WIDTH = 64
-DEVICES = 140
+DEVICES = 400
 WARM = 2
 BOOT = 4711
 PATIENCE_S = 30.0
