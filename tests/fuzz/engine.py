@@ -61,7 +61,8 @@ class Outcome:
         except Exception as error:  # noqa: BLE001 - any other error is a finding
             where = traceback.extract_tb(error.__traceback__)[-1]
             kind = f"{type(error).__name__} in {where.name}, {where.filename}"
-            self.findings.setdefault(f"{kind}: {error}"[:300], data)
+            if not any(known.startswith(kind) for known in self.findings):
+                self.findings[f"{kind}: {error}"[:300]] = data
         lasted_s = perf_counter() - began
         if lasted_s > self.slowest_s:
             self.slowest_s, self.slowest = lasted_s, data

@@ -1,5 +1,6 @@
 """A short round of fuzzing of everything, in a child of bound time and memory."""
 
+import base64
 import json
 import re
 import resource
@@ -107,3 +108,16 @@ def _is_good(kind: type[Wire]) -> bool:
 def _bounded() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+
+
+def test_a_list_of_revocations_of_a_version_that_nobody_knows_is_left_out() -> None:
+    target = ALL["revocations"]
+    (lists,) = target.seeds
+    first = lists.partition(b"-----END")[0].partition(b"-----\n")[2]
+    der = bytearray(base64.b64decode(first))
+    at = der.index(b"\x02\x01\x01\x30")
+    der[at + 2] = 60
+    pem = base64.encodebytes(bytes(der))
+    data = b"-----BEGIN X509 CRL-----\n" + pem + b"-----END X509 CRL-----\n"
+
+    assert "version" in str(target.read(data))

@@ -29,7 +29,7 @@ def fault(lists: bytes, chain: bytes, now: datetime) -> str | None:
     try:
         issuers = x509.load_pem_x509_certificates(chain)[1:2]
         parsed = _parse(lists)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         return f"it is damaged: {error}"
     for it in parsed:
         ends = it.next_update_utc
