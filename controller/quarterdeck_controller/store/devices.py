@@ -22,6 +22,9 @@ from quarterdeck_shared.device import Capabilities
 from quarterdeck_shared.events import StepEvent
 from quarterdeck_shared.reported import Reported
 
+EVENTS_KEPT = 1000
+"""Events kept of one device, the newest: no device may fill the disk."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceTable:
@@ -224,7 +227,10 @@ class EventTable:
         if not values:
             return 0
         statement = insert(events).on_conflict_do_nothing()
-        return self.connection.execute(statement, values).rowcount
+        added = self.connection.execute(statement, values).rowcount
+        for device in {item.device for item in heard}:
+            self._trim(device)
+        return added
 
     def of(self, device: str, *, limit: int = 20) -> tuple[DeviceEvent, ...]:
         """Return the newest events of ``device``, newest first."""
@@ -243,6 +249,21 @@ class EventTable:
         """Drop the events received before ``before``; return how many."""
         statement = events.delete().where(events.c.received_at < before)
         return self.connection.execute(statement).rowcount
+
+    def _trim(self, device: str) -> None:
+        newest = (
+            select(events.c.received_at)
+            .where(events.c.device == device)
+            .order_by(events.c.received_at.desc())
+            .offset(EVENTS_KEPT)
+            .limit(1)
+            .scalar_subquery()
+        )
+        self.connection.execute(
+            events.delete()
+            .where(events.c.device == device)
+            .where(events.c.received_at <= newest)
+        )
 
 
 _STANDING = (

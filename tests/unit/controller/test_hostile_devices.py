@@ -1,13 +1,15 @@
 """What one device says never keeps the controller from serving the others."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from quarterdeck_controller.fleet.assignments import FOLLOWED, Wish
 from quarterdeck_controller.fleet.writer import Writer
-from quarterdeck_controller.store.records import StoredRefusal
+from quarterdeck_controller.store.devices import EVENTS_KEPT
+from quarterdeck_controller.store.records import DeviceEvent, StoredRefusal
 from quarterdeck_shared import topics
 from quarterdeck_shared.assignment import MAX_SEQUENCE, Probation
 from quarterdeck_shared.bus.port import Message
@@ -121,3 +123,30 @@ def test_a_device_is_counted_on_from_after_a_backup_was_put_back(
     core.close()
 
     assert signed.sequence == 42
+
+
+def test_of_a_device_that_never_stops_telling_the_newest_events_are_kept(
+    tmp_path: Path,
+) -> None:
+    core, told = Core(tmp_path / "db"), EVENTS_KEPT + 700
+    core.enrol("liar", "honest")
+    heard = [
+        DeviceEvent(
+            device,
+            EVENT.model_copy(update={"number": number}),
+            START + timedelta(milliseconds=number),
+        )
+        for device, count in (("honest", 3), ("liar", told))
+        for number in range(count)
+    ]
+
+    for at in range(0, len(heard), 500):
+        with core.store.write() as records:
+            records.events.add(heard[at : at + 500])
+    with core.store.read() as records:
+        kept = records.events.of("liar", limit=told)
+        others = records.events.of("honest")
+    core.close()
+
+    assert [it.event.number for it in kept] == list(reversed(range(700, told)))
+    assert len(others) == 3
