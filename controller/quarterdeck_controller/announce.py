@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from quarterdeck_controller.release.repository import Renewal, Repository
+from quarterdeck_controller.repository.repository import Renewal, Repository
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Bus, Will
 from quarterdeck_shared.clock import Clock

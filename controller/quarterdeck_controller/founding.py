@@ -13,14 +13,14 @@ from types import MappingProxyType
 
 from securesystemslib.signer import Key
 
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.services import ensure_services
 from quarterdeck_controller.home import Home, Settings
-from quarterdeck_controller.release.drafts import first
-from quarterdeck_controller.release.keyfile import PublicHalf
-from quarterdeck_controller.release.keys import KeyFolder
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.roles import (
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.services import ensure_services
+from quarterdeck_controller.repository.drafts import first
+from quarterdeck_controller.repository.keyfile import PublicHalf
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.roles import (
     DIRECTOR,
     KEY_ROLES,
     ONLINE,

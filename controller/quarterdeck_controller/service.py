@@ -16,29 +16,29 @@ from quarterdeck_controller.announce import Announcer
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
 from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import Broker
-from quarterdeck_controller.fleet.admission import (
+from quarterdeck_controller.fleet.assignments import Assignments
+from quarterdeck_controller.fleet.listener import Listener
+from quarterdeck_controller.fleet.refusals import RefusalListener
+from quarterdeck_controller.fleet.sealing import ContentKeys
+from quarterdeck_controller.home import Home, Settings
+from quarterdeck_controller.identity.admission import (
     Allowed,
     Doorkeeper,
     GuardedBus,
     Revocations,
 )
-from quarterdeck_controller.fleet.assignments import Assignments
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.enrolment import EnrolmentServer
-from quarterdeck_controller.fleet.listener import Listener
-from quarterdeck_controller.fleet.refusals import RefusalListener
-from quarterdeck_controller.fleet.renewal import RenewalServer
-from quarterdeck_controller.fleet.sealing import ContentKeys
-from quarterdeck_controller.fleet.services import ServiceKeeper
-from quarterdeck_controller.home import Home, Settings
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.enrolment import EnrolmentServer
+from quarterdeck_controller.identity.renewal import RenewalServer
+from quarterdeck_controller.identity.services import ServiceKeeper
 from quarterdeck_controller.monitor.ingest import Ingest
 from quarterdeck_controller.release.catalog import Catalog
-from quarterdeck_controller.release.director import Director
-from quarterdeck_controller.release.guard import check_offline_keys
-from quarterdeck_controller.release.repository import Renewal, Repository
-from quarterdeck_controller.release.seal import Seals
-from quarterdeck_controller.release.server import MetadataServer
-from quarterdeck_controller.release.timekeeper import Timekeeper
+from quarterdeck_controller.repository.director import Director
+from quarterdeck_controller.repository.guard import check_offline_keys
+from quarterdeck_controller.repository.repository import Renewal, Repository
+from quarterdeck_controller.repository.seal import Seals
+from quarterdeck_controller.repository.server import MetadataServer
+from quarterdeck_controller.repository.timekeeper import Timekeeper
 from quarterdeck_controller.rollout.reconcile import Reconciler
 from quarterdeck_controller.store.ledger import Entry
 from quarterdeck_controller.store.store import Store

@@ -14,8 +14,8 @@ from statistics import median
 from time import perf_counter
 
 from quarterdeck_controller.broker.port import Admission, Grant
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.enrol import write_bundle
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.enrol import write_bundle
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.attest import attester
 from quarterdeck_shared.clock import SystemClock

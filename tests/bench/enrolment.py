@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.requests import prove
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.requests import prove
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Endpoint, Message

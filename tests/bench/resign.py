@@ -10,7 +10,7 @@ from securesystemslib.dsse import Envelope
 
 from quarterdeck_controller.fleet.assignments import Assignments, Wish
 from quarterdeck_controller.fleet.inventory import enrol
-from quarterdeck_controller.release.director import Director
+from quarterdeck_controller.repository.director import Director
 from quarterdeck_controller.store.records import Runs
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.assignment import Assignment, Probation

@@ -14,8 +14,8 @@ from securesystemslib.dsse import Envelope
 
 from quarterdeck_agent.update.metadata import MetadataFetcher
 from quarterdeck_agent.update.trust import Trust
-from quarterdeck_controller.release.director import Director
-from quarterdeck_controller.release.server import MetadataServer
+from quarterdeck_controller.repository.director import Director
+from quarterdeck_controller.repository.server import MetadataServer
 from quarterdeck_shared.assignment import PAYLOAD_TYPE
 from tests.bench.table import Figure
 from tests.bench.timing import in_turns, seconds

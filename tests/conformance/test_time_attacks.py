@@ -14,7 +14,7 @@ from securesystemslib.signer import CryptoSigner
 
 from quarterdeck_agent.update.floor import FloorFile
 from quarterdeck_agent.update.trust import Trust
-from quarterdeck_controller.release.timekeeper import Timekeeper
+from quarterdeck_controller.repository.timekeeper import Timekeeper
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.signed_time import PAYLOAD_TYPE, SignedTime
 from tests.support.attacks import BUILT, HostileBroker, World, refusal, sealed

@@ -13,8 +13,8 @@ import pytest
 from cryptography import x509
 
 from quarterdeck_controller.broker.port import Grant
-from quarterdeck_controller.fleet.authority import Authority, Identity
-from quarterdeck_controller.fleet.revocation_list import Revoked
+from quarterdeck_controller.identity.authority import Authority, Identity
+from quarterdeck_controller.identity.revocation_list import Revoked
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Endpoint

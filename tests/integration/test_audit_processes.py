@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from quarterdeck_controller.access.verify import Findings, Witness, examine
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.witness import AUDIT_FIELD, carried, roots, witness
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.witness import (
+    AUDIT_FIELD,
+    carried,
+    roots,
+    witness,
+)
 from quarterdeck_controller.store.ledger import Entry, Head
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.errors import RejectedError

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck_controller.broker.mosquitto import find_program
-from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Endpoint
 from quarterdeck_shared.clock import SystemClock

@@ -20,10 +20,10 @@ from quarterdeck_controller.broker import mosquitto, nats
 from quarterdeck_controller.broker.handover import Kind, looking_ahead
 from quarterdeck_controller.broker.port import Grant
 from quarterdeck_controller.cli import build
-from quarterdeck_controller.fleet.authority import Authority, Identity
-from quarterdeck_controller.fleet.revocation import revoke
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
+from quarterdeck_controller.identity.authority import Authority, Identity
+from quarterdeck_controller.identity.revocation import revoke
 from quarterdeck_controller.store.records import Device
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared import topics

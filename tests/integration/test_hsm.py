@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck_controller.release import hsm
-from quarterdeck_controller.release.changes import rotated
-from quarterdeck_controller.release.keyfile import KeyFile, PublicHalf, keep_place
-from quarterdeck_controller.release.repository import Committed
+from quarterdeck_controller.repository import hsm
+from quarterdeck_controller.repository.changes import rotated
+from quarterdeck_controller.repository.keyfile import KeyFile, PublicHalf, keep_place
+from quarterdeck_controller.repository.repository import Committed
 from quarterdeck_shared.codes import Code
 from tests.support.ceremony import copied_fleet, proposed, refuses
 from tests.support.commands import Deck

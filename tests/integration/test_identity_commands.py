@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck_controller.fleet.admission import LIST_FILE
-from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.identity.admission import LIST_FILE
+from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_controller.store.records import Presence
 from quarterdeck_controller.store.store import Store
 from tests.support.identities import device_identity, record_identity

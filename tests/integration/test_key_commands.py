@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck_controller.home import Home
-from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.repository.repository import Repository
 from quarterdeck_shared.clock import SystemClock
 from tests.support.commands import Deck, Said
 

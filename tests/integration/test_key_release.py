@@ -11,12 +11,12 @@ from quarterdeck_agent.update.trust import Accepted
 from quarterdeck_controller.release.assemble import Proposal, propose_release
 from quarterdeck_controller.release.attest import attester
 from quarterdeck_controller.release.catalog import Catalog
-from quarterdeck_controller.release.changes import Signers, change_signers
-from quarterdeck_controller.release.keyfile import make_key
-from quarterdeck_controller.release.keys import KeyFolder
-from quarterdeck_controller.release.repository import Committed
-from quarterdeck_controller.release.requests import Request
 from quarterdeck_controller.release.trial import trusting
+from quarterdeck_controller.repository.changes import Signers, change_signers
+from quarterdeck_controller.repository.keyfile import make_key
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.repository import Committed
+from quarterdeck_controller.repository.requests import Request
 from quarterdeck_shared.codes import Code
 from tests.support.attacks import World, refusal
 from tests.support.ceremony import Fleet, copied_fleet, refuses

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck_controller.release.keyfile import KeyFile
+from quarterdeck_controller.repository.keyfile import KeyFile
 from quarterdeck_shared.codes import Code
 from tests.support.ceremony import refuses
 

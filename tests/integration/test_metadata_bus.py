@@ -17,8 +17,8 @@ from tuf.api.exceptions import (
 from quarterdeck_agent.update.floor import FloorFile
 from quarterdeck_agent.update.metadata import MetadataFetcher
 from quarterdeck_agent.update.trust import Trust
-from quarterdeck_controller.release.server import MetadataServer, replies
-from quarterdeck_controller.release.timekeeper import Timekeeper
+from quarterdeck_controller.repository.server import MetadataServer, replies
+from quarterdeck_controller.repository.timekeeper import Timekeeper
 from quarterdeck_shared.bus.port import Bus, Message
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import TransientError

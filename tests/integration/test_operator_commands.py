@@ -13,7 +13,7 @@ from quarterdeck_controller.access.roles import Act
 from quarterdeck_controller.cli.opened import opened
 from quarterdeck_controller.cli.options import GIVEN, Given
 from quarterdeck_controller.fleet.inventory import enrol
-from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.repository.repository import Repository
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

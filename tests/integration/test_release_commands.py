@@ -8,8 +8,8 @@ import pytest
 from quarterdeck_controller.cli.attesting import find_attester
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.release.catalog import Catalog
-from quarterdeck_controller.release.keyfile import PublicHalf, make_key
 from quarterdeck_controller.release.provenance import signed_by
+from quarterdeck_controller.repository.keyfile import PublicHalf, make_key
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.reported import Slot
 from tests.support.explained import forge_assignment, report_other, settle

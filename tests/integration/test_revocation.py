@@ -10,9 +10,9 @@ from datetime import timedelta
 import pytest
 import pytest_asyncio
 
-from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.fleet.inventory import enrol
-from quarterdeck_controller.fleet.revocation import make_room, revoke
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.revocation import make_room, revoke
 from quarterdeck_controller.store.records import Assigned, Presence, Runs
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared import topics

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck_controller.fleet.listener import Listener
-from quarterdeck_controller.fleet.revocation import revoke
+from quarterdeck_controller.identity.revocation import revoke
 from quarterdeck_controller.store.records import RolloutState
 from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
 from quarterdeck_shared.bus.port import Message

@@ -10,10 +10,10 @@ from cryptography import x509
 from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
 from quarterdeck_controller.broker.nats import NatsBroker
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.services import ServiceKeeper, server_hosts
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.services import ServiceKeeper, server_hosts
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError

@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.metadata import Metadata, Root, Signed, Targets
 
-from quarterdeck_controller.release.ceremony import lacking, with_signatures
-from quarterdeck_controller.release.chain import Chain
-from quarterdeck_controller.release.changes import Signers, change_signers
-from quarterdeck_controller.release.drafts import first, next_online
-from quarterdeck_controller.release.roles import (
+from quarterdeck_controller.repository.ceremony import lacking, with_signatures
+from quarterdeck_controller.repository.chain import Chain
+from quarterdeck_controller.repository.changes import Signers, change_signers
+from quarterdeck_controller.repository.drafts import first, next_online
+from quarterdeck_controller.repository.roles import (
     KEY_ROLES,
     ROOT,
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
 )
-from quarterdeck_controller.release.soundness import check_sound
+from quarterdeck_controller.repository.soundness import check_sound
 from quarterdeck_shared.errors import RejectedError
 from tests.support.releases import NOW
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quarterdeck_controller.release.ceremony import with_signatures
-from quarterdeck_controller.release.describe import describe
-from quarterdeck_controller.release.exported import (
+from quarterdeck_controller.repository.ceremony import with_signatures
+from quarterdeck_controller.repository.describe import describe
+from quarterdeck_controller.repository.exported import (
     Answer,
     by_role,
     export,

@@ -18,8 +18,8 @@ from quarterdeck_agent.identity.key import load_key, make_key
 from quarterdeck_agent.identity.openssl import OpenSsl
 from quarterdeck_agent.identity.pem import MAX_PEM_BYTES, take_apart
 from quarterdeck_agent.identity.request import certificate_request
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.requests import prove
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.requests import prove
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.enrolment import CertificateReply
 from quarterdeck_shared.errors import RejectedError

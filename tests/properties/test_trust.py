@@ -13,7 +13,7 @@ from tuf.api.metadata import TargetFile
 
 from quarterdeck_agent.update import verify
 from quarterdeck_agent.update.trust import Accepted
-from quarterdeck_controller.release.timekeeper import Timekeeper
+from quarterdeck_controller.repository.timekeeper import Timekeeper
 from quarterdeck_shared.assignment import Target
 from quarterdeck_shared.errors import QuarterdeckError
 from tests.support.attacks import World

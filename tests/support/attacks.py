@@ -27,10 +27,10 @@ from quarterdeck_agent.update.trust import Accepted, Trust
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog
-from quarterdeck_controller.release.director import Director
-from quarterdeck_controller.release.keys import KeyFolder
-from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.trial import trusting
+from quarterdeck_controller.repository.director import Director
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.repository import Repository
 from quarterdeck_shared.assignment import PAYLOAD_TYPE, Assignment
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

@@ -13,8 +13,8 @@ from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
 from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import Admission, Grant
-from quarterdeck_controller.fleet.authority import Authority, Identity
-from quarterdeck_controller.fleet.revocation_list import Revoked
+from quarterdeck_controller.identity.authority import Authority, Identity
+from quarterdeck_controller.identity.revocation_list import Revoked
 from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Bus, Endpoint

@@ -11,12 +11,12 @@ import pytest
 
 from quarterdeck_controller.founding import create_home, halves_by_role
 from quarterdeck_controller.home import Home, Settings
-from quarterdeck_controller.release.changes import (
+from quarterdeck_controller.repository.changes import (
     Signers,
     change_signers,
     with_key,
 )
-from quarterdeck_controller.release.exported import (
+from quarterdeck_controller.repository.exported import (
     by_role,
     export,
     keep_answer,
@@ -24,9 +24,9 @@ from quarterdeck_controller.release.exported import (
     read_exported,
     sign,
 )
-from quarterdeck_controller.release.keyfile import KeyFile, PublicHalf, make_key
-from quarterdeck_controller.release.repository import Committed, Repository
-from quarterdeck_controller.release.requests import Request
+from quarterdeck_controller.repository.keyfile import KeyFile, PublicHalf, make_key
+from quarterdeck_controller.repository.repository import Committed, Repository
+from quarterdeck_controller.repository.requests import Request
 from quarterdeck_shared.errors import RejectedError
 from tests.support.releases import NOW, ManualClock
 

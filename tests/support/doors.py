@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from quarterdeck_controller.broker.port import Admission, Grant
-from quarterdeck_controller.fleet.authority import Identity
+from quarterdeck_controller.identity.authority import Identity
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Endpoint, Message, Will

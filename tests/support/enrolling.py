@@ -17,12 +17,12 @@ from quarterdeck_agent.identity.certificate import Certificate, read_leaf
 from quarterdeck_agent.identity.pem import take_apart
 from quarterdeck_agent.settings import Settings as AgentSettings
 from quarterdeck_agent.settings import load_settings
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.fleet.inventory import enrol, known
-from quarterdeck_controller.fleet.tokens import invite
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.enrol import write_bundle
+from quarterdeck_controller.identity.tokens import invite
 from quarterdeck_controller.service import serve
 from quarterdeck_controller.store.store import Records, Store
 from quarterdeck_shared.clock import SystemClock

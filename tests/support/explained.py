@@ -12,7 +12,7 @@ from quarterdeck_controller.fleet.inventory import enrol
 from quarterdeck_controller.fleet.listener import Listener
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.catalog import Catalog
-from quarterdeck_controller.release.director import Director
+from quarterdeck_controller.repository.director import Director
 from quarterdeck_controller.store.records import Assigned, Report, Runs
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.assignment import Probation

@@ -32,16 +32,16 @@ from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.mosquitto import MosquittoBroker
 from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import Admission, Grant
-from quarterdeck_controller.fleet.authority import Authority, Identity
-from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
+from quarterdeck_controller.identity.authority import Authority, Identity
+from quarterdeck_controller.identity.enrol import write_bundle
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.server import replies
-from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_controller.release.trial import trusting
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.server import replies
+from quarterdeck_controller.repository.timekeeper import Timekeeper
 from quarterdeck_controller.transfer.needs import NeedListener
 from quarterdeck_controller.transfer.publisher import Publisher
 from quarterdeck_shared import topics

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from quarterdeck_controller.fleet.authority import Authority, Identity, Issued
-from quarterdeck_controller.fleet.requests import prove
+from quarterdeck_controller.identity.authority import Authority, Identity, Issued
+from quarterdeck_controller.identity.requests import prove
 from quarterdeck_controller.store.store import Records
 
 DAYS = 30

@@ -8,12 +8,12 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from quarterdeck_controller.fleet import enrolment, renewal
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.enrolment import EnrolmentServer
 from quarterdeck_controller.fleet.inventory import enrol
-from quarterdeck_controller.fleet.renewal import RenewalServer
-from quarterdeck_controller.fleet.tokens import VALID, Invitation, invite
+from quarterdeck_controller.identity import enrolment, renewal
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.enrolment import EnrolmentServer
+from quarterdeck_controller.identity.renewal import RenewalServer
+from quarterdeck_controller.identity.tokens import VALID, Invitation, invite
 from quarterdeck_controller.store.records import Assigned, Certificate, Presence, Runs
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared import topics

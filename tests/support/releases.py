@@ -26,12 +26,12 @@ from quarterdeck_controller.optimize.evaluation import (
 )
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.attest import attester
-from quarterdeck_controller.release.drafts import following
 from quarterdeck_controller.release.listings import index_file, target_file
-from quarterdeck_controller.release.repository import Committed, Repository
-from quarterdeck_controller.release.requests import Request
-from quarterdeck_controller.release.roles import PROVENANCE
 from quarterdeck_controller.release.trial import trusting
+from quarterdeck_controller.repository.drafts import following
+from quarterdeck_controller.repository.repository import Committed, Repository
+from quarterdeck_controller.repository.requests import Request
+from quarterdeck_controller.repository.roles import PROVENANCE
 from quarterdeck_shared.device import Requirements
 from quarterdeck_shared.index import Golden, Index, Limits, cut
 from quarterdeck_shared.listing import Listing

@@ -15,12 +15,12 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from quarterdeck_agent.status import read_status
-from quarterdeck_controller.fleet.authority import Identity
 from quarterdeck_controller.fleet.refusals import verified
 from quarterdeck_controller.home import Home
+from quarterdeck_controller.identity.authority import Identity
 from quarterdeck_controller.release.catalog import Variant
-from quarterdeck_controller.release.server import replies
-from quarterdeck_controller.release.timekeeper import Timekeeper
+from quarterdeck_controller.repository.server import replies
+from quarterdeck_controller.repository.timekeeper import Timekeeper
 from quarterdeck_shared import topics
 from quarterdeck_shared.assignment import Target
 from quarterdeck_shared.attack import looks_like

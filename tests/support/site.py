@@ -19,17 +19,17 @@ from quarterdeck_agent.status import read_status
 from quarterdeck_controller.broker.embedded import EmbeddedBroker
 from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import Admission, Grant
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.enrol import write_bundle
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.catalog import Catalog, Release
-from quarterdeck_controller.release.director import Director
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.server import MetadataServer
-from quarterdeck_controller.release.timekeeper import Timekeeper
 from quarterdeck_controller.release.trial import trusting
+from quarterdeck_controller.repository.director import Director
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.server import MetadataServer
+from quarterdeck_controller.repository.timekeeper import Timekeeper
 from quarterdeck_controller.transfer.needs import NeedListener
 from quarterdeck_controller.transfer.publisher import Publisher
 from quarterdeck_shared import topics

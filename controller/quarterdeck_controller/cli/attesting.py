@@ -24,10 +24,10 @@ from quarterdeck_controller.release.attest import (
     find_variants,
 )
 from quarterdeck_controller.release.attest import attest as sign
-from quarterdeck_controller.release.keyfile import KeyFile, fingerprint
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.roles import PROVENANCE
 from quarterdeck_controller.release.statement import BUILDER, Statement
+from quarterdeck_controller.repository.keyfile import KeyFile, fingerprint
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.roles import PROVENANCE
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

@@ -26,7 +26,7 @@ from quarterdeck_controller.access.verify import Findings, Witness, examine
 from quarterdeck_controller.cli.opened import Opened, opened, span
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import err, out, print_json, print_table
-from quarterdeck_controller.release.witness import roots, witness
+from quarterdeck_controller.repository.witness import roots, witness
 from quarterdeck_controller.store.ledger import Head, Kept, Raw
 from quarterdeck_controller.store.store import Records
 from quarterdeck_shared.codes import Code

@@ -14,7 +14,7 @@ from quarterdeck_controller.broker.process import write_files
 from quarterdeck_controller.cli.opened import Opened, opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import EXIT_REFUSED, out, print_json
-from quarterdeck_controller.fleet.admission import LIST_FILE, admission
+from quarterdeck_controller.identity.admission import LIST_FILE, admission
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import RejectedError

@@ -21,9 +21,9 @@ from quarterdeck_controller.cli.opened import Opened, hint_if_unserved, opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import err, out, print_json, print_table
 from quarterdeck_controller.cli.refused import print_refusals, refusals_json
-from quarterdeck_controller.fleet.admission import LIST_FILE, list_ends
 from quarterdeck_controller.fleet.inventory import select
-from quarterdeck_controller.fleet.revocation import found, revoke
+from quarterdeck_controller.identity.admission import LIST_FILE, list_ends
+from quarterdeck_controller.identity.revocation import found, revoke
 from quarterdeck_controller.store.records import Presence
 
 LIST_SOON = timedelta(days=20)

@@ -14,8 +14,9 @@ from quarterdeck_controller.cli.opened import Opened, hint_if_unserved, opened, 
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import err, out, print_json, print_table
 from quarterdeck_controller.fleet import bulk
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.enrol import (
+from quarterdeck_controller.fleet.inventory import enrol, known
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.enrol import (
     CLAIM,
     TOKEN,
     check_folder,
@@ -23,10 +24,9 @@ from quarterdeck_controller.fleet.enrol import (
     write_bundle,
     write_secrets,
 )
-from quarterdeck_controller.fleet.inventory import enrol, known
-from quarterdeck_controller.fleet.revocation import found, make_room
-from quarterdeck_controller.fleet.tokens import Invitation, invite
-from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.identity.revocation import found, make_room
+from quarterdeck_controller.identity.tokens import Invitation, invite
+from quarterdeck_controller.repository.repository import Repository
 from quarterdeck_controller.store.records import Device
 from quarterdeck_controller.store.store import Records
 from quarterdeck_shared.codes import Code

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from quarterdeck_controller.cli.opened import ago
-from quarterdeck_controller.fleet.issuing import is_open
 from quarterdeck_controller.fleet.presence import duplicate
+from quarterdeck_controller.identity.issuing import is_open
 from quarterdeck_controller.store.records import (
     Assigned,
     Certificate,

@@ -11,7 +11,7 @@ from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOpt
 from quarterdeck_controller.cli.output import EXIT_REFUSED, out, print_json
 from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.explain import explain, read_known
-from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.repository.repository import Repository
 
 
 def command(

@@ -18,9 +18,9 @@ from quarterdeck_controller.founding import (
 )
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.optimize.profile import DEFAULT_CLASSES
-from quarterdeck_controller.release.ceremony import Lack
-from quarterdeck_controller.release.keyfile import PublicHalf, fingerprint, key_name
-from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.repository.ceremony import Lack
+from quarterdeck_controller.repository.keyfile import PublicHalf, fingerprint, key_name
+from quarterdeck_controller.repository.repository import Repository
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

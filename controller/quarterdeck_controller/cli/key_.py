@@ -30,15 +30,15 @@ from quarterdeck_controller.cli.passphrases import (
     secrets,
 )
 from quarterdeck_controller.home import Home
-from quarterdeck_controller.release.ceremony import Lack
-from quarterdeck_controller.release.expiry import (
+from quarterdeck_controller.repository.ceremony import Lack
+from quarterdeck_controller.repository.expiry import (
     certificates,
     deadlines,
     key_rows,
     soonest,
 )
-from quarterdeck_controller.release.exported import by_role, export, read_answers
-from quarterdeck_controller.release.keyfile import (
+from quarterdeck_controller.repository.exported import by_role, export, read_answers
+from quarterdeck_controller.repository.keyfile import (
     Place,
     PublicHalf,
     Secrets,
@@ -48,9 +48,9 @@ from quarterdeck_controller.release.keyfile import (
     make_key,
     tokens,
 )
-from quarterdeck_controller.release.keys import KeyFolder
-from quarterdeck_controller.release.repository import Committed, Repository
-from quarterdeck_controller.release.requests import Request, read_request
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.repository import Committed, Repository
+from quarterdeck_controller.repository.requests import Request, read_request
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

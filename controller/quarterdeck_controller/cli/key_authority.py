@@ -9,8 +9,8 @@ from quarterdeck_controller.access.roles import Act
 from quarterdeck_controller.cli.opened import opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import out, print_json
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.services import ensure_services
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.services import ensure_services
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code
 from quarterdeck_shared.errors import RejectedError

@@ -18,15 +18,15 @@ from quarterdeck_controller.cli.opened import Opened, opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import out, print_json
 from quarterdeck_controller.founding import add_class_to_settings
-from quarterdeck_controller.release import changes
-from quarterdeck_controller.release.chain import Chain
-from quarterdeck_controller.release.changes import Signers, change_signers
-from quarterdeck_controller.release.expiry import key_rows
-from quarterdeck_controller.release.keyfile import PublicHalf
-from quarterdeck_controller.release.keys import KeyFolder
-from quarterdeck_controller.release.recovery import advice, together
-from quarterdeck_controller.release.repository import Committed, Repository
-from quarterdeck_controller.release.roles import ONLINE, class_role
+from quarterdeck_controller.repository import changes
+from quarterdeck_controller.repository.chain import Chain
+from quarterdeck_controller.repository.changes import Signers, change_signers
+from quarterdeck_controller.repository.expiry import key_rows
+from quarterdeck_controller.repository.keyfile import PublicHalf
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.recovery import advice, together
+from quarterdeck_controller.repository.repository import Committed, Repository
+from quarterdeck_controller.repository.roles import ONLINE, class_role
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import is_name

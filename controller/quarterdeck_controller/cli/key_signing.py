@@ -16,18 +16,18 @@ from tuf.api.metadata import Targets
 from quarterdeck_controller.cli.options import JsonOption
 from quarterdeck_controller.cli.output import err, out, print_json
 from quarterdeck_controller.cli.passphrases import PassphraseOption, secrets
-from quarterdeck_controller.release.describe import describe, printable
-from quarterdeck_controller.release.exported import (
+from quarterdeck_controller.release.gate import Inspector
+from quarterdeck_controller.repository.describe import describe, printable
+from quarterdeck_controller.repository.exported import (
     Exported,
     keep_answer,
     read_exported,
     sign,
 )
-from quarterdeck_controller.release.gate import Inspector
-from quarterdeck_controller.release.keyfile import KeyFile, fingerprint
-from quarterdeck_controller.release.requests import MAX_METADATA_BYTES
-from quarterdeck_controller.release.roles import TARGETS, role_class
-from quarterdeck_controller.release.seal import key_name, unseal
+from quarterdeck_controller.repository.keyfile import KeyFile, fingerprint
+from quarterdeck_controller.repository.requests import MAX_METADATA_BYTES
+from quarterdeck_controller.repository.roles import TARGETS, role_class
+from quarterdeck_controller.repository.seal import key_name, unseal
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import Index, Part

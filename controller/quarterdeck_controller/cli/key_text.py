@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from quarterdeck_controller.cli.output import out, print_table
-from quarterdeck_controller.release.ceremony import Lack
-from quarterdeck_controller.release.expiry import Deadline, KeyRow
-from quarterdeck_controller.release.keyfile import fingerprint, key_name
-from quarterdeck_controller.release.repository import Committed
-from quarterdeck_controller.release.requests import Request
+from quarterdeck_controller.repository.ceremony import Lack
+from quarterdeck_controller.repository.expiry import Deadline, KeyRow
+from quarterdeck_controller.repository.keyfile import fingerprint, key_name
+from quarterdeck_controller.repository.repository import Committed
+from quarterdeck_controller.repository.requests import Request
 
 WAY = (
     "  quarterdeck key export {id} --out FOLDER   and bring it to the holders, who\n"

@@ -28,8 +28,8 @@ from quarterdeck_controller.cli.options import (
     JsonOption,
 )
 from quarterdeck_controller.cli.output import err, out, print_json, print_table
-from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.home import Home
+from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_controller.store.access import Operator
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code, write_durable

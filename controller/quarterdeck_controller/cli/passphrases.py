@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quarterdeck_controller.release.keyfile import (
+from quarterdeck_controller.repository.keyfile import (
     FILE_VARIABLE,
     VARIABLE,
     Secrets,

@@ -26,15 +26,15 @@ from quarterdeck_controller.release.catalog import Catalog, Release
 from quarterdeck_controller.release.export import export_signed
 from quarterdeck_controller.release.gate import allowed_by
 from quarterdeck_controller.release.held import held_artifacts
-from quarterdeck_controller.release.keyfile import KeyFile
 from quarterdeck_controller.release.links import Link, variant_links
-from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.standing import (
     Changed,
     forbid_downgrade,
     permit_downgrade,
     revoke_release,
 )
+from quarterdeck_controller.repository.keyfile import KeyFile
+from quarterdeck_controller.repository.repository import Repository
 
 app = typer.Typer(no_args_is_help=True)
 

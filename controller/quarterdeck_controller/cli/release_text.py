@@ -13,8 +13,8 @@ from quarterdeck_controller.optimize.report.wording import number
 from quarterdeck_controller.release.catalog import Catalog, Release, Variant
 from quarterdeck_controller.release.gate import Finding
 from quarterdeck_controller.release.links import Link
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.requests import Request
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.requests import Request
 from quarterdeck_shared.errors import RejectedError
 
 _COLUMNS = ("class", "recipe", "size", "of float", "score", "float", "latency",

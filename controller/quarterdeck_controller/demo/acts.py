@@ -9,8 +9,8 @@ from quarterdeck_controller.demo.intruder import Intruder
 from quarterdeck_controller.demo.stage import FLEET, Stage, v
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.report.table import report
-from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.release.trial import trusting
+from quarterdeck_controller.repository.director import Director
 from quarterdeck_controller.store.records import Assigned, RolloutState
 from quarterdeck_shared import topics
 from quarterdeck_shared.assignment import Assignment

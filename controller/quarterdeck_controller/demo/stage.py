@@ -11,12 +11,12 @@ from quarterdeck_controller.demo.material import MODEL, Material, float_model
 from quarterdeck_controller.demo.observe import Observer, Sight
 from quarterdeck_controller.demo.processes import Processes
 from quarterdeck_controller.demo.screen import Screen
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.enrol import write_bundle
 from quarterdeck_controller.fleet.inventory import enrol
-from quarterdeck_controller.fleet.tokens import invite
 from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.enrol import write_bundle
+from quarterdeck_controller.identity.tokens import invite
 from quarterdeck_controller.optimize.data.samples import Data
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.measure.machine import machine_isa
@@ -31,9 +31,9 @@ from quarterdeck_controller.optimize.write import write
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.attest import attester
 from quarterdeck_controller.release.catalog import Catalog, Release
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.roles import PROVENANCE
 from quarterdeck_controller.release.trial import Trial, run_once
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.roles import PROVENANCE
 from quarterdeck_controller.rollout.create import create
 from quarterdeck_controller.rollout.policy import Policy
 from quarterdeck_controller.rollout.state import ENDED

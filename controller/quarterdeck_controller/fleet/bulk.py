@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from quarterdeck_controller.fleet.authority import check_device_name
-from quarterdeck_controller.fleet.enrol import (
+from quarterdeck_controller.fleet.inventory import check_tags
+from quarterdeck_controller.home import Settings
+from quarterdeck_controller.identity.authority import check_device_name
+from quarterdeck_controller.identity.enrol import (
     CERTIFICATE_AUTHORITY,
     CLAIM,
     ROOT,
@@ -25,9 +27,7 @@ from quarterdeck_controller.fleet.enrol import (
     agent_toml,
     write_folder,
 )
-from quarterdeck_controller.fleet.inventory import check_tags
-from quarterdeck_controller.fleet.tokens import Invitation
-from quarterdeck_controller.home import Settings
+from quarterdeck_controller.identity.tokens import Invitation
 from quarterdeck_controller.store.records import Device
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

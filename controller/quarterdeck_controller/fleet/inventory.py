@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
-from quarterdeck_controller.fleet.authority import check_device_name
+from quarterdeck_controller.identity.authority import check_device_name
 from quarterdeck_controller.store.records import Device
 from quarterdeck_controller.store.store import Records
 from quarterdeck_shared.codes import Code

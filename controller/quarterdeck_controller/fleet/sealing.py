@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from quarterdeck_controller.release.catalog import Catalog
-from quarterdeck_controller.release.seal import Seals
+from quarterdeck_controller.repository.seal import Seals
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.sealing import is_sealed
 

@@ -17,7 +17,6 @@ from tuf.api.metadata import Targets
 
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.catalog import Catalog, Release
-from quarterdeck_controller.release.drafts import following
 from quarterdeck_controller.release.folder import Draft, read_drafts
 from quarterdeck_controller.release.gate import (
     Allowed,
@@ -32,12 +31,13 @@ from quarterdeck_controller.release.listings import (
     permit,
     target_file,
 )
-from quarterdeck_controller.release.parts import PartStore
-from quarterdeck_controller.release.repository import Committed, Repository
-from quarterdeck_controller.release.requests import Request
-from quarterdeck_controller.release.roles import class_role, role_class
-from quarterdeck_controller.release.seal import key_name, seal
 from quarterdeck_controller.release.trial import Trial, run_once
+from quarterdeck_controller.repository.drafts import following
+from quarterdeck_controller.repository.parts import PartStore
+from quarterdeck_controller.repository.repository import Committed, Repository
+from quarterdeck_controller.repository.requests import Request
+from quarterdeck_controller.repository.roles import class_role, role_class
+from quarterdeck_controller.repository.seal import key_name, seal
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

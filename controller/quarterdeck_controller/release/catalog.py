@@ -13,10 +13,10 @@ from tuf.api.metadata import TargetFile
 
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.listings import index_file, listing_of
-from quarterdeck_controller.release.parts import PartStore
-from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.revocation import Revoked, revoked_in
-from quarterdeck_controller.release.roles import role_class
+from quarterdeck_controller.repository.parts import PartStore
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.roles import role_class
 from quarterdeck_shared.assignment import Target
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code

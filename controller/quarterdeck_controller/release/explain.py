@@ -8,8 +8,6 @@ from securesystemslib.signer import Signature
 from tuf.api.exceptions import RepositoryError
 
 from quarterdeck_controller.release.catalog import Catalog, Variant
-from quarterdeck_controller.release.chain import Chain
-from quarterdeck_controller.release.keyfile import key_name
 from quarterdeck_controller.release.links import (
     SHORT,
     Link,
@@ -18,7 +16,9 @@ from quarterdeck_controller.release.links import (
     variant_links,
 )
 from quarterdeck_controller.release.revocation import Revoked
-from quarterdeck_controller.release.roles import DIRECTOR
+from quarterdeck_controller.repository.chain import Chain
+from quarterdeck_controller.repository.keyfile import key_name
+from quarterdeck_controller.repository.roles import DIRECTOR
 from quarterdeck_controller.store.records import (
     Assigned,
     Decision,

@@ -22,10 +22,10 @@ from quarterdeck_controller.optimize.steps import Replayed
 from quarterdeck_controller.release import provenance
 from quarterdeck_controller.release.listings import index_file, listing_of
 from quarterdeck_controller.release.revocation import revoked_in
-from quarterdeck_controller.release.roles import class_role
 from quarterdeck_controller.release.screening import STRICT, check_golden, check_model
 from quarterdeck_controller.release.statement import Statement
 from quarterdeck_controller.release.trial import Trial, check_replayed, run_once
+from quarterdeck_controller.repository.roles import class_role
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import release_id

@@ -18,9 +18,9 @@ from quarterdeck_controller.optimize.evaluation import (
 from quarterdeck_controller.optimize.report.wording import number
 from quarterdeck_controller.release import provenance
 from quarterdeck_controller.release.catalog import Catalog, Variant
-from quarterdeck_controller.release.chain import Chain
-from quarterdeck_controller.release.keyfile import key_name
-from quarterdeck_controller.release.roles import (
+from quarterdeck_controller.repository.chain import Chain
+from quarterdeck_controller.repository.keyfile import key_name
+from quarterdeck_controller.repository.roles import (
     PROVENANCE,
     ROOT,
     SNAPSHOT,

@@ -17,8 +17,8 @@ from tuf.api.metadata import Targets
 
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.release import statement as slsa
-from quarterdeck_controller.release.roles import PROVENANCE
 from quarterdeck_controller.release.statement import Statement
+from quarterdeck_controller.repository.roles import PROVENANCE
 from quarterdeck_shared import dsse
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

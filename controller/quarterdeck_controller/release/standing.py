@@ -11,14 +11,14 @@ from tuf.api.metadata import Targets
 
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.catalog import Catalog, Release, Variant
-from quarterdeck_controller.release.chain import Chain
 from quarterdeck_controller.release.downgrade import Permission
-from quarterdeck_controller.release.drafts import following
 from quarterdeck_controller.release.listings import listing_of, set_downgrade
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.requests import Request
 from quarterdeck_controller.release.revocation import MAX_REASON, Revoked, revoke_in
-from quarterdeck_controller.release.roles import class_role
+from quarterdeck_controller.repository.chain import Chain
+from quarterdeck_controller.repository.drafts import following
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.requests import Request
+from quarterdeck_controller.repository.roles import class_role
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

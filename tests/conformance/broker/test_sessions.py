@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.clock import SystemClock

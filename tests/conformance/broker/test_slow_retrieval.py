@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from quarterdeck_controller.release.server import replies
+from quarterdeck_controller.repository.server import replies
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.events import StepEvent
 from quarterdeck_shared.index import Limits

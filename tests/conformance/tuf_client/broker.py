@@ -21,8 +21,8 @@ from urllib.parse import quote, urlsplit
 
 from quarterdeck_controller.broker.nats import NatsBroker
 from quarterdeck_controller.broker.port import Admission, Grant
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.release.server import replies
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.repository.server import replies
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.bus.port import Endpoint, Message

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_shared import topics
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code

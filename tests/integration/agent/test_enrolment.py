@@ -16,7 +16,7 @@ from quarterdeck_agent.identity.key import load_key, make_key
 from quarterdeck_agent.identity.openssl import OpenSsl
 from quarterdeck_agent.settings import endpoint
 from quarterdeck_agent.status import read_status
-from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.mqtt import MqttBus
 from quarterdeck_shared.clock import SystemClock

@@ -8,8 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from quarterdeck_controller.fleet.refusals import verified
-from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.standing import revoke_release
+from quarterdeck_controller.repository.repository import Repository
 from quarterdeck_shared import topics
 from quarterdeck_shared.attack import Attack
 from quarterdeck_shared.clock import SystemClock

@@ -17,7 +17,7 @@ from quarterdeck_agent.runtime.server import LOOP_CRASHES, QUEUE_LENGTH, Server
 from quarterdeck_agent.runtime.sources import DirectorySource, pump
 from quarterdeck_agent.update.slots import Slots
 from quarterdeck_agent.update.unseal import Opener
-from quarterdeck_controller.release.seal import Seals, key_name, seal
+from quarterdeck_controller.repository.seal import Seals, key_name, seal
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError, RejectedError

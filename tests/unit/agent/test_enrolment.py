@@ -17,8 +17,8 @@ from quarterdeck_agent.settings import (
     EnrolmentSettings,
     Settings,
 )
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.requests import prove
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.requests import prove
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
 from quarterdeck_shared.bus.port import Bus, Endpoint, Message

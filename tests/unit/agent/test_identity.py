@@ -32,8 +32,8 @@ from quarterdeck_agent.identity.openssl import OpenSsl
 from quarterdeck_agent.identity.plan import Step, View, clock_doubt, plan, wait_s
 from quarterdeck_agent.identity.request import certificate_request
 from quarterdeck_agent.settings import BrokerSettings, IdentitySettings, Settings
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.requests import prove
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.requests import prove
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from quarterdeck_agent.update.slots import CONTENT_KEY, Slots
 from quarterdeck_agent.update.unseal import Opener
-from quarterdeck_controller.release.seal import Seals, key_name, seal, unseal
+from quarterdeck_controller.repository.seal import Seals, key_name, seal, unseal
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

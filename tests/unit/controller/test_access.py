@@ -24,7 +24,7 @@ from quarterdeck_controller.access.authenticate import (
 from quarterdeck_controller.access.operators import lent_certificate, lent_token
 from quarterdeck_controller.access.roles import OUTSIDE, Act, Role, permits
 from quarterdeck_controller.cli.options import hoist
-from quarterdeck_controller.fleet.authority import Authority, check_device_name
+from quarterdeck_controller.identity.authority import Authority, check_device_name
 from quarterdeck_controller.store.store import Records, Store
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code

@@ -11,7 +11,7 @@ import pytest_asyncio
 from cryptography import x509
 
 from quarterdeck_controller.broker.port import Admission, Grant
-from quarterdeck_controller.fleet.admission import (
+from quarterdeck_controller.identity.admission import (
     LIST_FILE,
     Allowed,
     Doorkeeper,
@@ -21,8 +21,8 @@ from quarterdeck_controller.fleet.admission import (
     ended,
     list_ends,
 )
-from quarterdeck_controller.fleet.revocation import make_room, revoke
-from quarterdeck_controller.fleet.revocation_list import Revoked
+from quarterdeck_controller.identity.revocation import make_room, revoke
+from quarterdeck_controller.identity.revocation_list import Revoked
 from quarterdeck_controller.store.identity import Live
 from quarterdeck_controller.store.records import Certificate, Claim
 from quarterdeck_shared import topics

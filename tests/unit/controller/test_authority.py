@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from quarterdeck_controller.fleet.authority import Authority, Identity
-from quarterdeck_controller.fleet.requests import prove
-from quarterdeck_controller.fleet.revocation_list import Revoked
+from quarterdeck_controller.identity.authority import Authority, Identity
+from quarterdeck_controller.identity.requests import prove
+from quarterdeck_controller.identity.revocation_list import Revoked
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

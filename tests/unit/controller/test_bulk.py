@@ -16,8 +16,8 @@ from quarterdeck_controller.fleet.bulk import (
     read_list,
     write_factory_folder,
 )
-from quarterdeck_controller.fleet.tokens import Invitation
 from quarterdeck_controller.home import Settings
+from quarterdeck_controller.identity.tokens import Invitation
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from tests.support.releases import NOW

@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 from cryptography import x509
 
-from quarterdeck_controller.fleet.enrolment import PER_NONCE, Asked, check_token
-from quarterdeck_controller.fleet.revocation import make_room, revoke
-from quarterdeck_controller.fleet.tokens import Invitation, digest, invite
+from quarterdeck_controller.identity.enrolment import PER_NONCE, Asked, check_token
+from quarterdeck_controller.identity.revocation import make_room, revoke
+from quarterdeck_controller.identity.tokens import Invitation, digest, invite
 from quarterdeck_controller.store.records import Token
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Message

@@ -20,11 +20,11 @@ from quarterdeck_controller.release.listings import (
     target_file,
 )
 from quarterdeck_controller.release.provenance import seal
-from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.revocation import REVOKED_FIELD, revoked_in
 from quarterdeck_controller.release.screening import STRICT
 from quarterdeck_controller.release.standing import revoke_release
 from quarterdeck_controller.release.trial import trusting
+from quarterdeck_controller.repository.repository import Repository
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import Index

@@ -9,7 +9,7 @@ import pytest
 from quarterdeck_controller.access.roles import Act
 from quarterdeck_controller.cli import NOUNS
 from quarterdeck_controller.cli.options import GIVEN
-from quarterdeck_controller.release.keyfile import make_key
+from quarterdeck_controller.repository.keyfile import make_key
 from quarterdeck_shared.clock import SystemClock
 from tests.support.commands import Deck
 from tests.support.releases import write_variants

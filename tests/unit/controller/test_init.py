@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from quarterdeck_agent.settings import load_settings
 from quarterdeck_controller.cli import build
-from quarterdeck_controller.fleet.enrol import write_bundle
-from quarterdeck_controller.fleet.tokens import Invitation
 from quarterdeck_controller.founding import create_home, key_places, render
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
-from quarterdeck_controller.release.keyfile import make_key
+from quarterdeck_controller.identity.enrol import write_bundle
+from quarterdeck_controller.identity.tokens import Invitation
+from quarterdeck_controller.repository.keyfile import make_key
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from tests.support.releases import CLASSES, NOW, ManualClock, make_home, write_variants

@@ -6,17 +6,17 @@ import pytest
 
 from quarterdeck_controller.founding import create_home, halves_by_role
 from quarterdeck_controller.home import Settings
-from quarterdeck_controller.release.changes import (
+from quarterdeck_controller.repository.changes import (
     add_class,
     rotated,
     with_threshold,
 )
-from quarterdeck_controller.release.director import Director
-from quarterdeck_controller.release.guard import check_offline_keys
-from quarterdeck_controller.release.keyfile import key_name, make_key
-from quarterdeck_controller.release.keys import KeyFolder
-from quarterdeck_controller.release.repository import Committed
-from quarterdeck_controller.release.requests import Request
+from quarterdeck_controller.repository.director import Director
+from quarterdeck_controller.repository.guard import check_offline_keys
+from quarterdeck_controller.repository.keyfile import key_name, make_key
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.repository import Committed
+from quarterdeck_controller.repository.requests import Request
 from quarterdeck_shared.codes import Code
 from tests.support.ceremony import (
     OFFLINE,

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from securesystemslib.signer import SSlibKey
 
-from quarterdeck_controller.release.keyfile import (
+from quarterdeck_controller.repository.keyfile import (
     MAX_KEY_BYTES,
     KeyFile,
     Kind,
@@ -29,7 +29,7 @@ from quarterdeck_controller.release.keyfile import (
     key_name,
     make_key,
 )
-from quarterdeck_controller.release.keys import KeyFolder
+from quarterdeck_controller.repository.keys import KeyFolder
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from tests.support.releases import NOW

@@ -12,19 +12,19 @@ import pytest
 from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.metadata import Metadata, Root, Signed
 
-from quarterdeck_controller.release.changes import (
+from quarterdeck_controller.repository.changes import (
     rotated,
     with_threshold,
     without_key,
 )
-from quarterdeck_controller.release.exported import (
+from quarterdeck_controller.repository.exported import (
     Answer,
     keep_answer,
     read_answers,
     read_exported,
 )
-from quarterdeck_controller.release.repository import Committed
-from quarterdeck_controller.release.requests import Request
+from quarterdeck_controller.repository.repository import Committed
+from quarterdeck_controller.repository.requests import Request
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.index import digest
 from tests.support.ceremony import (

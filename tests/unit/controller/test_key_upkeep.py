@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck_controller.release.changes import (
+from quarterdeck_controller.repository.changes import (
     rotated,
 )
-from quarterdeck_controller.release.drafts import following
-from quarterdeck_controller.release.guard import check_offline_keys
-from quarterdeck_controller.release.keys import KeyFolder
-from quarterdeck_controller.release.repository import Committed, Repository
+from quarterdeck_controller.repository.drafts import following
+from quarterdeck_controller.repository.guard import check_offline_keys
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.repository import Committed, Repository
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
 from quarterdeck_shared.errors import RejectedError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import Signed, TargetFile, Targets
 
-from quarterdeck_controller.release.changes import (
+from quarterdeck_controller.repository.changes import (
     Signers,
     add_class,
     change_signers,
@@ -17,14 +17,14 @@ from quarterdeck_controller.release.changes import (
     with_threshold,
     without_key,
 )
-from quarterdeck_controller.release.describe import describe
-from quarterdeck_controller.release.drafts import following
-from quarterdeck_controller.release.expiry import deadlines
-from quarterdeck_controller.release.keyfile import fingerprint
-from quarterdeck_controller.release.keys import KeyFolder
-from quarterdeck_controller.release.recovery import LOSSES, advice, together
-from quarterdeck_controller.release.roles import ONLINE
-from quarterdeck_controller.release.soundness import check_sound
+from quarterdeck_controller.repository.describe import describe
+from quarterdeck_controller.repository.drafts import following
+from quarterdeck_controller.repository.expiry import deadlines
+from quarterdeck_controller.repository.keyfile import fingerprint
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.recovery import LOSSES, advice, together
+from quarterdeck_controller.repository.roles import ONLINE
+from quarterdeck_controller.repository.soundness import check_sound
 from quarterdeck_shared.codes import Code
 from tests.support.ceremony import Fleet, copied_fleet, refuses
 from tests.support.releases import NOW

@@ -14,8 +14,8 @@ from tuf.api.metadata import DelegatedRole, Delegations, Targets
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.release import provenance
 from quarterdeck_controller.release.attest import attest, examine, find_variants
-from quarterdeck_controller.release.roles import PROVENANCE
 from quarterdeck_controller.release.statement import Statement
+from quarterdeck_controller.repository.roles import PROVENANCE
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import digest

@@ -18,10 +18,10 @@ from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.assemble import create_release
 from quarterdeck_controller.release.attest import attest, examine
 from quarterdeck_controller.release.catalog import Catalog, Release
-from quarterdeck_controller.release.director import Director
 from quarterdeck_controller.release.gate import PARTS
-from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.trial import trusting
+from quarterdeck_controller.repository.director import Director
+from quarterdeck_controller.repository.repository import Repository
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
 from quarterdeck_shared.errors import RejectedError, TransientError
@@ -409,7 +409,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from quarterdeck_controller.home import Home
-from quarterdeck_controller.release import repository
+from quarterdeck_controller.repository import repository
 from quarterdeck_shared.durable import write_durable
 from tests.support.releases import ManualClock, publish
 left = [int(sys.argv[2])]

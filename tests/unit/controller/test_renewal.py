@@ -7,8 +7,8 @@ import pytest
 import pytest_asyncio
 from cryptography import x509
 
-from quarterdeck_controller.fleet.renewal import Asked
-from quarterdeck_controller.fleet.revocation import revoke
+from quarterdeck_controller.identity.renewal import Asked
+from quarterdeck_controller.identity.revocation import revoke
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.enrolment import CertificateReply
 from tests.support.identities import new_key, request

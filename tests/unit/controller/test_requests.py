@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarterdeck_controller.fleet.requests import prove
+from quarterdeck_controller.identity.requests import prove
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.enrolment import MAX_CSR_BYTES
 from quarterdeck_shared.errors import RejectedError

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck_controller.fleet.services import ensure_services, server_hosts, stale
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
+from quarterdeck_controller.identity.services import (
+    ensure_services,
+    server_hosts,
+    stale,
+)
 from tests.support.releases import ManualClock, make_home
 
 

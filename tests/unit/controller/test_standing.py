@@ -7,13 +7,13 @@ import pytest
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.release.assemble import create_release, propose_release
 from quarterdeck_controller.release.catalog import Catalog, Release
-from quarterdeck_controller.release.repository import Repository
 from quarterdeck_controller.release.standing import (
     forbid_downgrade,
     permit_downgrade,
     revoke_release,
 )
 from quarterdeck_controller.release.trial import trusting
+from quarterdeck_controller.repository.repository import Repository
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from tests.support.releases import CLASSES, ManualClock, copied_home, write_variants

@@ -33,12 +33,12 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import AwareDatetime, Field
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
-from quarterdeck_controller.release.passphrase import (
+from quarterdeck_controller.repository.passphrase import (
     PrivateKey,
     encrypted_pem,
     plain_pem,
 )
-from quarterdeck_controller.release.roles import NAME_FIELD
+from quarterdeck_controller.repository.roles import NAME_FIELD
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code, write_durable
 from quarterdeck_shared.errors import RejectedError
@@ -290,7 +290,7 @@ def tokens() -> ModuleType:
         RejectedError: ``KEY_INVALID`` when the library is missing.
     """
     try:
-        return importlib.import_module("quarterdeck_controller.release.hsm")
+        return importlib.import_module("quarterdeck_controller.repository.hsm")
     except ImportError as error:
         raise RejectedError(
             Code.KEY_INVALID,

@@ -6,8 +6,8 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import Signer
 
 from quarterdeck_controller.home import Home
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.roles import DIRECTOR
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.roles import DIRECTOR
 from quarterdeck_shared.assignment import (
     MAX_ENVELOPE_BYTES,
     PAYLOAD_TYPE,

@@ -22,7 +22,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from quarterdeck_controller.release.roles import (
+from quarterdeck_controller.repository.roles import (
     ROOT,
     SNAPSHOT,
     TARGETS,

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from quarterdeck_controller.home import Home, Settings
-from quarterdeck_controller.release.chain import Chain
-from quarterdeck_controller.release.keyfile import KeyFile
-from quarterdeck_controller.release.keys import KeyFolder
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.roles import ONLINE
+from quarterdeck_controller.repository.chain import Chain
+from quarterdeck_controller.repository.keyfile import KeyFile
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.roles import ONLINE
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError

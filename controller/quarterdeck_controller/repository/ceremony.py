@@ -12,8 +12,8 @@ from typing import Any
 from securesystemslib.signer import Signature
 from tuf.api.metadata import Metadata, Root, Signed, Targets
 
-from quarterdeck_controller.release.chain import Chain, Quorum, quorum
-from quarterdeck_controller.release.roles import ROOT, TARGETS, is_delegated
+from quarterdeck_controller.repository.chain import Chain, Quorum, quorum
+from quarterdeck_controller.repository.roles import ROOT, TARGETS, is_delegated
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from quarterdeck_controller.fleet.certifying import BACKDATED
+from quarterdeck_controller.identity.certifying import BACKDATED
 
 REVOCATIONS_DAYS = 30
 

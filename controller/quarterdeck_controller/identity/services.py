@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from quarterdeck_controller.broker.port import Broker
-from quarterdeck_controller.fleet.authority import Authority
 from quarterdeck_controller.home import Home, Settings
+from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.errors import QuarterdeckError
 

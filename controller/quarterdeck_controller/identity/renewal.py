@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.certifying import BACKDATED
-from quarterdeck_controller.fleet.desk import Desk
-from quarterdeck_controller.fleet.issuing import Batch, is_open
-from quarterdeck_controller.fleet.requests import ProvenRequest, prove
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.certifying import BACKDATED
+from quarterdeck_controller.identity.desk import Desk
+from quarterdeck_controller.identity.issuing import Batch, is_open
+from quarterdeck_controller.identity.requests import ProvenRequest, prove
 from quarterdeck_controller.store.records import Certificate, Device
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared import topics

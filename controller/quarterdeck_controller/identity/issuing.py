@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from quarterdeck_controller.fleet.authority import Authority, Issued
-from quarterdeck_controller.fleet.requests import ProvenRequest
+from quarterdeck_controller.identity.authority import Authority, Issued
+from quarterdeck_controller.identity.requests import ProvenRequest
 from quarterdeck_controller.store.ledger import Entry
 from quarterdeck_controller.store.records import Certificate, Device
 from quarterdeck_controller.store.store import Records

@@ -17,11 +17,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.desk import Desk
-from quarterdeck_controller.fleet.issuing import Batch, is_open
-from quarterdeck_controller.fleet.requests import ProvenRequest, prove
-from quarterdeck_controller.fleet.tokens import digest
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.desk import Desk
+from quarterdeck_controller.identity.issuing import Batch, is_open
+from quarterdeck_controller.identity.requests import ProvenRequest, prove
+from quarterdeck_controller.identity.tokens import digest
 from quarterdeck_controller.store.ledger import Entry, Outcome
 from quarterdeck_controller.store.records import Certificate, Device, Token
 from quarterdeck_controller.store.store import Records, Store

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quarterdeck_controller.fleet.authority import check_device_name
-from quarterdeck_controller.fleet.tokens import Invitation
 from quarterdeck_controller.home import Home, Settings
-from quarterdeck_controller.release.repository import Repository
+from quarterdeck_controller.identity.authority import check_device_name
+from quarterdeck_controller.identity.tokens import Invitation
+from quarterdeck_controller.repository.repository import Repository
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code, sync_folder, write_durable

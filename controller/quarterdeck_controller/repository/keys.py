@@ -12,9 +12,9 @@ from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner, Key, Signer
 
-from quarterdeck_controller.release.chain import Quorum
-from quarterdeck_controller.release.keyfile import KeyFile, Secrets, from_environment
-from quarterdeck_controller.release.roles import NAME_FIELD, ROOT
+from quarterdeck_controller.repository.chain import Quorum
+from quarterdeck_controller.repository.keyfile import KeyFile, Secrets, from_environment
+from quarterdeck_controller.repository.roles import NAME_FIELD, ROOT
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import write_durable
 from quarterdeck_shared.errors import RejectedError

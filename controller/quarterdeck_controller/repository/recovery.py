@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from quarterdeck_controller.release.roles import (
+from quarterdeck_controller.repository.roles import (
     DIRECTOR,
     ONLINE,
     SNAPSHOT,

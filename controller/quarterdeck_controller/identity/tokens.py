@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from quarterdeck_controller.fleet.authority import Authority
+from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_controller.store.records import Claim, Device, Token
 from quarterdeck_controller.store.store import Records
 from quarterdeck_shared.codes import Code

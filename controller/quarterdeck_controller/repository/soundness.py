@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root, Signed, Targets
 
-from quarterdeck_controller.release.changes import MAX_KEYS
-from quarterdeck_controller.release.keyfile import canonical
-from quarterdeck_controller.release.roles import (
+from quarterdeck_controller.repository.changes import MAX_KEYS
+from quarterdeck_controller.repository.keyfile import canonical
+from quarterdeck_controller.repository.roles import (
     NAME_FIELD,
     ROOT,
     SNAPSHOT,

@@ -6,9 +6,9 @@ from datetime import datetime
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Snapshot
 
-from quarterdeck_controller.release.journal import Journal
-from quarterdeck_controller.release.pruning import kept, prunable, versions
-from quarterdeck_controller.release.roles import SNAPSHOT
+from quarterdeck_controller.repository.journal import Journal
+from quarterdeck_controller.repository.pruning import kept, prunable, versions
+from quarterdeck_controller.repository.roles import SNAPSHOT
 
 
 def sweep(journal: Journal, now: datetime) -> None:

@@ -17,8 +17,8 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from quarterdeck_controller.release.chain import Chain
-from quarterdeck_controller.release.roles import (
+from quarterdeck_controller.repository.chain import Chain
+from quarterdeck_controller.repository.roles import (
     ISSUED_FIELD,
     KEY_ROLES,
     ROOT,

@@ -13,14 +13,14 @@ from datetime import datetime
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root, Signed, Targets
 
-from quarterdeck_controller.release.chain import Chain, Quorum, quorum
-from quarterdeck_controller.release.drafts import (
+from quarterdeck_controller.repository.chain import Chain, Quorum, quorum
+from quarterdeck_controller.repository.drafts import (
     delegation,
     first_listing,
     following,
 )
-from quarterdeck_controller.release.keyfile import key_name
-from quarterdeck_controller.release.roles import (
+from quarterdeck_controller.repository.keyfile import key_name
+from quarterdeck_controller.repository.roles import (
     ROOT,
     SNAPSHOT,
     TARGETS,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from quarterdeck_controller.release.chain import Chain
-from quarterdeck_controller.release.keyfile import KeyFile, key_name
-from quarterdeck_controller.release.roles import ONLINE, lifetime
+from quarterdeck_controller.repository.chain import Chain
+from quarterdeck_controller.repository.keyfile import KeyFile, key_name
+from quarterdeck_controller.repository.roles import ONLINE, lifetime
 
 HERE, ELSEWHERE = "here", "elsewhere"
 _CERTIFICATES = ("root", "issuing", "controller", "broker")

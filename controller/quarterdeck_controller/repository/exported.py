@@ -20,15 +20,15 @@ from securesystemslib.signer import Signature, Signer
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root
 
-from quarterdeck_controller.release.ceremony import check_follows, demands
-from quarterdeck_controller.release.chain import Chain, load
-from quarterdeck_controller.release.keyfile import read_bounded
-from quarterdeck_controller.release.requests import (
+from quarterdeck_controller.repository.ceremony import check_follows, demands
+from quarterdeck_controller.repository.chain import Chain, load
+from quarterdeck_controller.repository.keyfile import read_bounded
+from quarterdeck_controller.repository.requests import (
     MAX_METADATA_BYTES,
     Request,
     read_request,
 )
-from quarterdeck_controller.release.soundness import check_sound
+from quarterdeck_controller.repository.soundness import check_sound
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code, sync_folder, write_durable
 from quarterdeck_shared.errors import RejectedError

@@ -25,36 +25,36 @@ from tuf.api.metadata import (
 from tuf.api.serialization.json import JSONSerializer
 
 from quarterdeck_controller.home import Home
-from quarterdeck_controller.release.ceremony import (
+from quarterdeck_controller.repository.ceremony import (
     Lack,
     check_follows,
     demands,
     lacking,
     with_signatures,
 )
-from quarterdeck_controller.release.chain import Chain, Quorum, due, load, quorum
-from quarterdeck_controller.release.drafts import following, meta, next_online
-from quarterdeck_controller.release.journal import Journal, Write
-from quarterdeck_controller.release.keys import KeyFolder
-from quarterdeck_controller.release.lock import exclusive
-from quarterdeck_controller.release.parts import PartStore
-from quarterdeck_controller.release.requests import (
+from quarterdeck_controller.repository.chain import Chain, Quorum, due, load, quorum
+from quarterdeck_controller.repository.drafts import following, meta, next_online
+from quarterdeck_controller.repository.journal import Journal, Write
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.lock import exclusive
+from quarterdeck_controller.repository.parts import PartStore
+from quarterdeck_controller.repository.requests import (
     Request,
     Requests,
     check_base,
     check_free,
 )
-from quarterdeck_controller.release.roles import (
+from quarterdeck_controller.repository.roles import (
     KEY_ROLES,
     ONLINE,
     ROOT,
     SNAPSHOT,
     TIMESTAMP,
 )
-from quarterdeck_controller.release.seal import Seals
-from quarterdeck_controller.release.soundness import check_sound
-from quarterdeck_controller.release.sweep import sweep
-from quarterdeck_controller.release.witness import anchored
+from quarterdeck_controller.repository.seal import Seals
+from quarterdeck_controller.repository.soundness import check_sound
+from quarterdeck_controller.repository.sweep import sweep
+from quarterdeck_controller.repository.witness import anchored
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code, write_durable

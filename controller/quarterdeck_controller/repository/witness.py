@@ -16,8 +16,8 @@ from tuf.api.metadata import Metadata, Timestamp
 
 from quarterdeck_controller.access.verify import Witness
 from quarterdeck_controller.home import Home
-from quarterdeck_controller.release.chain import MAX_ROOTS, quorum
-from quarterdeck_controller.release.roles import TIMESTAMP
+from quarterdeck_controller.repository.chain import MAX_ROOTS, quorum
+from quarterdeck_controller.repository.roles import TIMESTAMP
 from quarterdeck_controller.store.ledger import Head
 from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.codes import Code

@@ -9,8 +9,8 @@ import re
 
 from securesystemslib.signer import Signer
 
-from quarterdeck_controller.release.repository import Repository
-from quarterdeck_controller.release.roles import TIME
+from quarterdeck_controller.repository.repository import Repository
+from quarterdeck_controller.repository.roles import TIME
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.dsse import pae, sealed
 from quarterdeck_shared.errors import RejectedError

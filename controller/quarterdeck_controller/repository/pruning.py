@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from tuf.api.metadata import Snapshot
 
-from quarterdeck_controller.release.roles import ROOT, SNAPSHOT, lifetime
+from quarterdeck_controller.repository.roles import ROOT, SNAPSHOT, lifetime
 
 KEPT = 3
 KEPT_FOR = timedelta(days=1)

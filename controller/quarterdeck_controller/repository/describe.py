@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from securesystemslib.signer import Key
 from tuf.api.metadata import Root, Signed, TargetFile, Targets
 
-from quarterdeck_controller.release.chain import Chain, Quorum, quorum
-from quarterdeck_controller.release.keyfile import fingerprint, key_name
-from quarterdeck_controller.release.roles import lifetime, pattern
+from quarterdeck_controller.repository.chain import Chain, Quorum, quorum
+from quarterdeck_controller.repository.keyfile import fingerprint, key_name
+from quarterdeck_controller.repository.roles import lifetime, pattern
 
 
 def describe(

@@ -18,8 +18,8 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Signed
 from tuf.api.serialization.json import JSONSerializer
 
-from quarterdeck_controller.release.ceremony import check_follows
-from quarterdeck_controller.release.chain import Chain
+from quarterdeck_controller.repository.ceremony import check_follows
+from quarterdeck_controller.repository.chain import Chain
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import sync_folder, write_durable
 from quarterdeck_shared.errors import RejectedError

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from quarterdeck_controller.broker.identity import device_uri
-from quarterdeck_controller.fleet.certifying import (
+from quarterdeck_controller.identity.certifying import (
     Leaf,
     Signer,
     certify,
@@ -37,8 +37,8 @@ from quarterdeck_controller.fleet.certifying import (
     key_pem_of,
     subject_of,
 )
-from quarterdeck_controller.fleet.requests import ProvenRequest
-from quarterdeck_controller.fleet.revocation_list import (
+from quarterdeck_controller.identity.requests import ProvenRequest
+from quarterdeck_controller.identity.revocation_list import (
     REVOCATIONS_DAYS,
     Revoked,
     sign_list,

@@ -21,8 +21,8 @@ from pathlib import Path
 from cryptography import x509
 
 from quarterdeck_controller.broker.port import Admission, Broker, Grant
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.revocation_list import Revoked
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.revocation_list import Revoked
 from quarterdeck_controller.store.identity import Live, Session
 from quarterdeck_controller.store.records import Certificate, Claim
 from quarterdeck_controller.store.store import Records, Store

@@ -1,0 +1,1 @@
+"""Who may speak to the fleet: invitations, certificates, revocations, admissions."""

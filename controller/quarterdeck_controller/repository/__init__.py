@@ -1,0 +1,1 @@
+"""The signed repository: keys, changes of who signs what, and what is kept in it."""
