@@ -16,7 +16,7 @@ demo: setup ## See the whole chain work on this machine (about two minutes)
 
 test: setup ## Run all tests
 	@deploy/workspace/system-packages mosquitto
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: setup ## Check format, style, types and the architecture
 	$(BIN)/ruff format --check .
