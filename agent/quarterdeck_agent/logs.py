@@ -5,13 +5,16 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from quarterdeck_shared.plain import plain
+
 _PREFIX = "quarterdeck_agent."
 
 
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
-        text = f"{at} {record.levelname:7} {_where(record)}: {record.getMessage()}"
+        told = plain(record.getMessage())
+        text = f"{at} {record.levelname:7} {_where(record)}: {told}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return text

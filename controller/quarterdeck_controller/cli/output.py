@@ -1,16 +1,18 @@
 """How commands speak: tables for people, one JSON value for scripts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError
+from quarterdeck_shared.plain import plain
 
 EXIT_ERROR = 1
 EXIT_REFUSED = EXIT_NOT_FOUND = 3
@@ -18,8 +20,21 @@ EXIT_NOT_ALLOWED = 4
 EXIT_INTERRUPTED = 130
 MAX_WIDTH = 1000
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Terminal(Console):
+    """A console that nothing printed on it can steer: much of it is others' words."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Give the pieces of ``renderable``, with their text made plain."""
+        for text, style, control in super().render(renderable, options):
+            shown = text if control else plain(text, keep="\n")
+            yield Segment(shown, style, control)
+
+
+out = Terminal(highlight=False, soft_wrap=True)
+err = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:
@@ -41,11 +56,11 @@ def print_table(
         is_number = column in right
         table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if it is None else plain(str(it))) for it in row))
     # A narrow terminal wraps a line; a name that was cut off could not be copied.
     options = out.options.update(max_width=MAX_WIDTH)
     width = max(out.width, Measurement.get(out, options, table).maximum)
-    Console(file=out.file, width=width).print(table)
+    Terminal(file=out.file, width=width).print(table)
 
 
 _EXITS = MappingProxyType(

@@ -16,9 +16,19 @@ from quarterdeck_controller.cli.output import err
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.service import serve, unwrap
 from quarterdeck_shared.clock import SystemClock
+from quarterdeck_shared.plain import plain
 
 BOOT_BITS = 53
 """What fits into a JSON number that every reader reads exactly."""
+
+
+class OneLine(logging.Filter):
+    """One message, one line: no device writes lines of its own into the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let ``record`` pass, with its message made plain."""
+        record.msg, record.args = plain(record.getMessage()), None
+        return True
 
 
 def command(
@@ -26,9 +36,12 @@ def command(
     verbose: Annotated[bool, typer.Option(help="Log repeats and details too.")] = False,
 ) -> None:
     """Run the controller and, by default, its broker, until Ctrl-C or SIGTERM."""
+    handler = logging.StreamHandler()
+    handler.addFilter(OneLine())
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
+        handlers=[handler],
     )
     logging.getLogger("tuf").setLevel(logging.WARNING)
     with opened(home, Act.SERVE) as fleet:
