@@ -58,7 +58,7 @@ async def test_a_model_that_is_none(siege: Siege, model: bytes) -> None:
     envelope = siege.list_model(model, golden_vectors(0))
 
     await rolled_back(siege, envelope, Code.LOAD_FAILED)
-    await siege.hears()
+    await siege.heals()
 
 
 async def test_a_model_cut_off_in_the_middle(siege: Siege) -> None:
@@ -85,7 +85,7 @@ async def test_golden_vectors_that_are_none(siege: Siege, golden: bytes) -> None
     envelope = siege.list_model(linear_model(0), golden)
 
     await rolled_back(siege, envelope, Code.GOLDEN_FAILED)
-    await siege.hears()
+    await siege.heals()
 
 
 async def test_fewer_golden_vectors_than_were_signed_for(siege: Siege) -> None:
