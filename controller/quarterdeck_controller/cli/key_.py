@@ -39,7 +39,6 @@ from quarterdeck_controller.repository.expiry import (
 )
 from quarterdeck_controller.repository.exported import by_role, export, read_answers
 from quarterdeck_controller.repository.keyfile import (
-    Place,
     PublicHalf,
     Secrets,
     check_free,
@@ -49,6 +48,7 @@ from quarterdeck_controller.repository.keyfile import (
     tokens,
 )
 from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.place import Place
 from quarterdeck_controller.repository.repository import Committed, Repository
 from quarterdeck_controller.repository.requests import Request, read_request
 from quarterdeck_shared.clock import SystemClock

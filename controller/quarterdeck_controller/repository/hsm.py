@@ -14,7 +14,7 @@ from pkcs11.util import biginteger
 from pkcs11.util.ec import encode_named_curve_parameters
 from securesystemslib.signer import HSMSigner, Signature, Signer, SSlibKey
 
-from quarterdeck_controller.repository.keyfile import Place
+from quarterdeck_controller.repository.place import Place
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 

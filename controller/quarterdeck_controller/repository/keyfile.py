@@ -38,6 +38,7 @@ from quarterdeck_controller.repository.passphrase import (
     encrypted_pem,
     plain_pem,
 )
+from quarterdeck_controller.repository.place import Place
 from quarterdeck_controller.repository.roles import NAME_FIELD
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.durable import disk_code, write_durable
@@ -78,25 +79,6 @@ def read_secret(file: Path) -> str:
         return (read_bounded(file).decode().splitlines() or [""])[0]
     except UnicodeDecodeError as error:
         raise RejectedError(Code.NOT_FOUND, f"{file} holds no text") from error
-
-
-class Place(Wire):
-    """``<name>.hsm``: where a token keeps a key.
-
-    Attributes:
-        module: The token's PKCS#11 library, an absolute path.
-        token: The token's label.
-        object: The id of the key in the token.
-        label: The key's label in the token.
-        key: The public half, as ``securesystemslib`` writes it.
-    """
-
-    v: Literal[1] = 1
-    module: str = Field(min_length=1, max_length=4096)
-    token: str = Field(min_length=1, max_length=64)
-    object: int = Field(ge=0, le=1 << 64)
-    label: str = Field(max_length=256)
-    key: dict[str, Any]
 
 
 class PublicHalf(Wire):

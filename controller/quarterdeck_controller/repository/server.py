@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 _WAITING = 4096
 _WAITING_PER_DEVICE = 16
 _WORKERS = 4
+_NOTED = 20_000
 
 Read = Callable[[str], bytes | None]
 
@@ -67,9 +68,10 @@ class MetadataServer:
 
     def _note(self, device: str, what: str) -> None:
         # A device may not fill the log: the first is told, the rest whispered.
-        level = logging.DEBUG if device in self._noted else logging.WARNING
-        _log.log(level, "%s: %s", device, what)
-        self._noted.add(device)
+        first = device not in self._noted and len(self._noted) < _NOTED
+        if first:
+            self._noted.add(device)
+        _log.log(logging.WARNING if first else logging.DEBUG, "%s: %s", device, what)
 
     async def _work(self) -> None:
         while True:
@@ -77,7 +79,6 @@ class MetadataServer:
             self._of_device[device] -= 1
             if not self._of_device[device]:
                 del self._of_device[device]
-                self._noted.discard(device)
             try:
                 await self._answer(device, request)
             except (QuarterdeckError, OSError) as error:

@@ -24,6 +24,7 @@ from quarterdeck_controller.repository.roles import (
 )
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
+from quarterdeck_shared.ids import is_name
 
 _TOP = frozenset({ROOT, TARGETS, SNAPSHOT, TIMESTAMP})
 
@@ -68,7 +69,8 @@ def _check_targets(targets: Targets) -> None:
     _check(not delegations.unrecognized_fields, TARGETS, "it has unknown fields")
     used: set[str] = set()
     for name, it in (delegations.roles or {}).items():
-        _check(is_delegated(name), TARGETS, f"it delegates to {name}")
+        known = is_delegated(name) and is_name(role_class(name) or name)
+        _check(known, TARGETS, f"it delegates to {name}")
         _check(it.name == name and it.terminating, TARGETS, f"{name} is not ended")
         _check(it.paths == [pattern(name)], TARGETS, f"{name} may list {it.paths}")
         _check(not it.unrecognized_fields, TARGETS, f"{name} has unknown fields")
