@@ -359,3 +359,20 @@ def test_a_file_is_cut_into_full_pieces_and_a_last_one(
     length: int, pieces: list[int]
 ) -> None:
     assert list(_pieces(bytes(length))) == pieces
+
+
+async def test_a_device_that_mixes_sense_and_nonsense_does_not_fill_the_log(
+    memory: MemoryYard, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = MetadataServer(await session(memory, "controller"), lambda _name: b"x")
+    topic = up("cam-1", UP_METADATA)
+    sense = Message(topic, MetadataRequest(id=1, name="timestamp.json").encode())
+
+    with caplog.at_level(logging.WARNING):
+        async with running(served.run()):
+            for _ in range(50):
+                served.hear(sense)
+                served.hear(Message(topic, b"nonsense"))
+                await asyncio.sleep(0.001)
+
+    assert len(caplog.records) == 1

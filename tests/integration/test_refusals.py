@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from quarterdeck_agent.identity.key import FileKey
 from quarterdeck_controller.cli.refused import refusals_json, summed
 from quarterdeck_controller.fleet.refusals import (
+    LINES,
     WAITING_PER_DEVICE,
     Heard,
     RefusalListener,
@@ -131,6 +132,22 @@ async def test_what_the_device_did_not_sign_is_counted_and_logged_once(
     assert desk.kept("cam-2") == ()
     assert desk.listener.unproven["cam-1"] == 2 * len(forged)
     assert len(caplog.records) == 1
+
+
+async def test_a_device_that_signs_refusals_without_end_does_not_fill_the_log(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = signed(refusal(device="cam-2"), OTHER)
+
+    with caplog.at_level(logging.WARNING):
+        for number in range(1, 100):
+            desk.keep(signed(refusal(number), KEY))
+        desk.keep(others, device="cam-2")
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if "device=cam-1" in line]) == LINES
+    assert len([line for line in lines if "device=cam-2" in line]) == 1
+    assert len(desk.kept()) == 99
 
 
 async def test_a_changed_payload_under_the_devices_signature_is_not_believed(

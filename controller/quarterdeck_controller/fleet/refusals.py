@@ -31,6 +31,9 @@ from quarterdeck_shared.refusal import MAX_REFUSAL_BYTES, PAYLOAD_TYPE, Refusal
 QUEUE, BATCH = 4096, 200
 WAITING_PER_DEVICE = 16
 _NOTED = 20_000
+LINES, LINES_EVERY_S = 10, 60.0
+"""Refusals of one device that are logged, and in which time; all are kept."""
+
 _log = logging.getLogger(__name__)
 
 Keys = Mapping[str, bytes]
@@ -119,6 +122,8 @@ class RefusalListener:
         self._on_change = on_change
         self._queue: asyncio.Queue[Heard] = asyncio.Queue(QUEUE)
         self._waiting: Counter[str] = Counter()
+        self._lines: Counter[str] = Counter()
+        self._lines_until = 0.0
 
     async def run(self) -> None:
         """Subscribe, then hear and keep until cancelled."""
@@ -169,7 +174,8 @@ class RefusalListener:
         except RejectedError as error:
             self._count(heard.device, error)
             return None
-        _log.warning(
+        _log.log(
+            self._level(heard.device),
             "event=device_refused device=%s code=%s attack=%s repeats=%d %s",
             refusal.device,
             refusal.code,
@@ -178,6 +184,15 @@ class RefusalListener:
             refusal.detail,
         )
         return StoredRefusal(refusal, heard.at)
+
+    def _level(self, device: str) -> int:
+        # A device that signs whatever comes to its mind may not fill the log.
+        now = self._clock.monotonic()
+        if now >= self._lines_until:
+            self._lines.clear()
+            self._lines_until = now + LINES_EVERY_S
+        self._lines[device] += 1
+        return logging.WARNING if self._lines[device] <= LINES else logging.DEBUG
 
     def _count(self, device: str, error: RejectedError) -> None:
         first = device not in self.unproven
