@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tuf.api.metadata import Signed, TargetFile, Targets
+from tuf.api.metadata import DelegatedRole, Signed, TargetFile, Targets
 
 from quarterdeck_controller.repository.changes import (
     Signers,
@@ -181,6 +181,24 @@ def test_a_delegation_that_reaches_into_another_class_is_odd(fleet: Fleet) -> No
     refusal = refuses(lambda: check_sound("targets", targets))
 
     assert "class-cam may list ['classes/*']" in refusal.detail
+
+
+@pytest.mark.parametrize("name", ["class-*", "class-?am", "class-[a-z]", "class-", "x"])
+def test_a_delegation_to_a_role_that_stands_for_many_classes_is_odd(
+    fleet: Fleet, name: str
+) -> None:
+    targets = following(fleet.repository.chain().targets, "targets", NOW)
+    assert targets.delegations is not None
+    assert targets.delegations.roles is not None
+    roles = targets.delegations.roles
+    path = f"classes/{name.removeprefix('class-')}/*"
+    roles[name] = DelegatedRole(
+        name, roles["class-cam"].keyids, 1, terminating=True, paths=[path]
+    )
+
+    refusal = refuses(lambda: check_sound("targets", targets))
+
+    assert refusal.detail.endswith(f"it delegates to {name}")
 
 
 def test_what_expires_first_stands_first_and_says_who_must_act(fleet: Fleet) -> None:
