@@ -40,13 +40,13 @@ from quarterdeck_agent.update.refresh import Refreshed, Source
 from quarterdeck_controller.access.exported import read_export
 from quarterdeck_controller.broker.revocations import fault
 from quarterdeck_controller.fleet import refusals
-from quarterdeck_controller.fleet.authority import Authority
-from quarterdeck_controller.fleet.requests import prove
 from quarterdeck_controller.home import Home
-from quarterdeck_controller.release.exported import read_exported
-from quarterdeck_controller.release.keys import KeyFolder
+from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.requests import prove
 from quarterdeck_controller.release.provenance import unverified
-from quarterdeck_controller.release.requests import Terms
+from quarterdeck_controller.repository.exported import read_exported
+from quarterdeck_controller.repository.keys import KeyFolder
+from quarterdeck_controller.repository.requests import Terms
 from quarterdeck_shared import topics
 from quarterdeck_shared.assignment import PAYLOAD_TYPE, Assignment
 from quarterdeck_shared.clock import SystemClock
