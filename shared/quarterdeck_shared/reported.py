@@ -34,7 +34,7 @@ class SessionState(Wire):
     online: bool
     boot: int = Field(ge=0, lt=1 << 53)
     connection: int = Field(ge=0, lt=1 << 53)
-    client: str = Field(default="", max_length=64)
+    client: str = Field(default="", max_length=64, pattern="^[0-9A-Za-z-]*$")
     generation: int = Field(default=0, ge=0, lt=1 << 31)
 
 

@@ -85,6 +85,22 @@ def test_a_refusal_of_a_number_that_cannot_be_stored_is_malformed() -> None:
     assert caught.value.code is Code.MALFORMED
 
 
+@pytest.mark.parametrize("client", ["\0", "a\x01", "a b", "a.b", "é", "\ufffe", "a\n"])
+def test_a_client_id_that_no_broker_takes_is_not_kept_to_end_sessions_by(
+    tmp_path: Path, client: str
+) -> None:
+    core, liar, honest = Core(tmp_path / "db"), FakeDevice("liar"), FakeDevice("honest")
+    core.enrol("liar", "honest")
+    body = json.loads(liar.birth().payload) | {"client": client}
+    born = Message(liar.birth().topic, json.dumps(body).encode())
+
+    Writer(core.store).write([(born, START), (honest.birth(), START)])
+
+    with core.store.read() as records:
+        assert set(records.presence.some(["liar", "honest"])) == {"honest"}
+    core.close()
+
+
 @pytest.mark.parametrize("told", [FOLLOWED, FOLLOWED + 1, MAX_SEQUENCE - 1])
 def test_a_device_that_reports_an_absurd_sequence_stops_nobodys_assignments(
     tmp_path: Path, told: int
