@@ -11,6 +11,7 @@ from quarterdeck_agent.update.trust import Accepted
 from quarterdeck_controller.release.assemble import Proposal, propose_release
 from quarterdeck_controller.release.attest import attester
 from quarterdeck_controller.release.catalog import Catalog
+from quarterdeck_controller.release.gate import allowed_by
 from quarterdeck_controller.release.trial import trusting
 from quarterdeck_controller.repository.changes import Signers, change_signers
 from quarterdeck_controller.repository.keyfile import make_key
@@ -21,7 +22,13 @@ from quarterdeck_shared.codes import Code
 from tests.support.attacks import World, refusal
 from tests.support.ceremony import Fleet, copied_fleet, refuses
 from tests.support.commands import Deck, Said
-from tests.support.releases import evaluation, golden_bytes, model_bytes
+from tests.support.hostile_models import one_if
+from tests.support.releases import (
+    ALLOWING_PROFILE,
+    evaluation,
+    golden_bytes,
+    model_bytes,
+)
 
 
 @pytest.fixture
@@ -38,11 +45,20 @@ def deck(
     return Deck(tmp_path / "elsewhere", monkeypatch, capsys)
 
 
-def proposal(fleet: Fleet, *, sealed: bool = False) -> Proposal:
+def proposal(
+    fleet: Fleet,
+    *,
+    sealed: bool = False,
+    model: bytes | None = None,
+    profiles: Sequence[Path] = (),
+) -> Proposal:
     """Have a release vouched for where models are made, and asked for at the home."""
     variant = fleet.machine("provenance") / "variants" / "cam"
     variant.mkdir(parents=True)
-    files = {"model.onnx": model_bytes(1 / 64), "golden.npz": golden_bytes()}
+    files = {
+        "model.onnx": model or model_bytes(1 / 64),
+        "golden.npz": golden_bytes(),
+    }
     record = evaluation("model", "cam", files=files)
     files["evaluation.json"] = record.encode()
     vouch = attester((fleet.key("provenance").signer(lambda _: None),))
@@ -57,14 +73,15 @@ def proposal(fleet: Fleet, *, sealed: bool = False) -> Proposal:
         fleet.clock,
         sealed=sealed,
         trial=trusting,
+        allowed=allowed_by(profiles),
         held={},
     )
 
 
-def sign(deck: Deck, fleet: Fleet, folder: Path) -> Said:
+def sign(deck: Deck, fleet: Fleet, folder: Path, *options: str) -> Said:
     key = fleet.key("class-cam").path
     return deck.runs("quarterdeck", "key", "sign", str(folder), "--key", str(key),
-                     "--yes")  # fmt: skip
+                     "--yes", *options)  # fmt: skip
 
 
 def test_a_releaser_runs_the_gate_on_their_own_machine_and_signs(
@@ -107,6 +124,24 @@ def test_a_releaser_opens_a_sealed_release_to_look_at_it(
     assert said.code == 0, said.err
     assert isinstance(outcome, Committed)
     assert [file.read_bytes() for file in fleet.home.seals.iterdir()] == [kept]
+
+
+def test_a_releaser_of_a_class_of_ones_own_signs_by_its_own_limits(
+    fleet: Fleet, deck: Deck, tmp_path: Path
+) -> None:
+    profile = tmp_path / "cam.toml"
+    profile.write_text(ALLOWING_PROFILE, "utf-8")
+    asked = proposal(fleet, model=one_if(tmp_path), profiles=[profile])
+    assert asked.request is not None
+    folder = fleet.exported(asked.request)
+
+    strict = sign(deck, fleet, folder)
+    said = sign(deck, fleet, folder, "--profile", str(profile))
+
+    assert strict.code == 1
+    assert "If runs subgraphs" in strict.told
+    assert said.code == 0, said.err
+    assert (folder / "signatures").exists()
 
 
 @pytest.mark.parametrize("damage", ["gone", "changed"])

@@ -40,6 +40,23 @@ from quarterdeck_shared.session import Session
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 CLASSES = ("cam", "gateway")
 VECTORS = 8
+ALLOWING_PROFILE = """
+v = 2
+name = "cam"
+description = "a camera"
+isa = ["x86-64"]
+memory_mb = 512
+[budget]
+accuracy_drop_points = 1
+min_agreement = 0.9
+size_ratio = 1
+latency_ratio = 1
+latency_ms = 50
+memory_mb = 256
+[gate]
+control_flow = true
+"""
+"""A profile of the class cam that allows operators which run subgraphs."""
 
 
 class ManualClock:

@@ -6,6 +6,7 @@ folder, and all that is in the folder is checked before it is believed.
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from tuf.api.metadata import Targets
 from quarterdeck_controller.cli.options import JsonOption
 from quarterdeck_controller.cli.output import err, out, print_json
 from quarterdeck_controller.cli.passphrases import PassphraseOption, secrets
-from quarterdeck_controller.release.gate import Inspector
+from quarterdeck_controller.release.gate import Inspector, allowed_by
 from quarterdeck_controller.repository.describe import describe, printable
 from quarterdeck_controller.repository.exported import (
     Exported,
@@ -46,6 +47,10 @@ def sign_request(
     yes: Annotated[
         bool, typer.Option("--yes", help="Sign without being asked again.")
     ] = False,
+    profile: Annotated[
+        list[Path] | None,
+        typer.Option(help="A class's own profile, for what its models may hold."),
+    ] = None,
     passphrase_file: PassphraseOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,7 +61,7 @@ def sign_request(
     # An encrypted file without its public half tells its id only when it is opened.
     keyid = file.keyid() or file.signer(tell).public_key.keyid
     roles = exported.may_sign(keyid)
-    lines = {role: _lines(exported, role) for role in roles}
+    lines = {role: _lines(exported, role, profile or ()) for role in roles}
     if not as_json:
         _print(exported, lines, trusted=trusted is not None)
     if not file.is_encrypted():
@@ -90,7 +95,7 @@ def _root(file: Path) -> bytes:
         raise RejectedError(Code.NOT_FOUND, f"{file}: {error.strerror}") from error
 
 
-def _lines(exported: Exported, role: str) -> tuple[str, ...]:
+def _lines(exported: Exported, role: str, profile: Sequence[Path]) -> tuple[str, ...]:
     request, new = exported.request, exported.request.changed()[role]
     told = describe(role, new, exported.chain, request.terms.created)
     device_class = role_class(role)
@@ -102,7 +107,9 @@ def _lines(exported: Exported, role: str) -> tuple[str, ...]:
     before = chain.delegated.get(role) if chain else None
     assert isinstance(new, Targets)
     assert isinstance(targets, Targets)
-    inspector = Inspector(targets, unseal=partial(_unsealed, exported))
+    inspector = Inspector(
+        targets, allowed=allowed_by(profile), unseal=partial(_unsealed, exported)
+    )
     examined = inspector.role(
         device_class, before, new, lambda name: _attachment(exported, name)
     )

@@ -31,6 +31,7 @@ from quarterdeck_shared.index import Index
 from quarterdeck_shared.listing import Listing
 from tests.support import hostile_models as hostile
 from tests.support.releases import (
+    ALLOWING_PROFILE,
     NOW,
     ManualClock,
     copied_home,
@@ -241,7 +242,7 @@ def test_a_hostile_model_that_is_vouched_for_is_refused_and_never_signed(
 
 def test_a_profile_of_ones_own_may_allow_more(home: Home, tmp_path: Path) -> None:
     profile = tmp_path / "cam.toml"
-    profile.write_text(PROFILE, "utf-8")
+    profile.write_text(ALLOWING_PROFILE, "utf-8")
     variants = written(home, tmp_path / "v", hostile.one_if(tmp_path))
     with pytest.raises(RejectedError, match="If runs subgraphs"):
         create_release(home, variants, "model", 1, ManualClock())
@@ -251,24 +252,6 @@ def test_a_profile_of_ones_own_may_allow_more(home: Home, tmp_path: Path) -> Non
     )
 
     assert proposal.release is not None
-
-
-PROFILE = """
-v = 2
-name = "cam"
-description = "a camera"
-isa = ["x86-64"]
-memory_mb = 512
-[budget]
-accuracy_drop_points = 1
-min_agreement = 0.9
-size_ratio = 1
-latency_ratio = 1
-latency_ms = 50
-memory_mb = 256
-[gate]
-control_flow = true
-"""
 
 
 def test_a_variant_that_a_stranger_vouches_for_is_refused(
