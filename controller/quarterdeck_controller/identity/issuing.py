@@ -12,6 +12,9 @@ from quarterdeck_controller.store.store import Records
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 
+MOST_UNTOLD = 8
+"""Certificates that count of a device that never tells which one it came with."""
+
 
 def is_open(certificate: Certificate, now: datetime) -> bool:
     """Return whether ``certificate`` admits its device."""
@@ -23,11 +26,16 @@ def superfluous(before: Sequence[Certificate], now: datetime) -> tuple[str, ...]
     """Return the serials that nobody will use when a device gets another certificate.
 
     They are those that never were seen in use: their answer was lost. So a device has
-    two that count at most. Of a device that does not tell which one it uses, none is.
+    two that count at most. Of a device that does not tell which one it uses, only what
+    is beyond ``MOST_UNTOLD`` with the next one: the broker is told of each.
+
+    Args:
+        before: Those of the device, newest first.
+        now: The time.
     """
     counting = [it for it in before if is_open(it, now)]
     if all(it.used_at is None for it in counting):
-        return ()
+        return tuple(it.serial for it in counting[MOST_UNTOLD - 1 :])
     return tuple(it.serial for it in counting if it.used_at is None)
 
 
@@ -61,13 +69,19 @@ class Batch:
         days: float,
         now: datetime,
     ) -> "Batch":
-        """Return a batch that knows all that these requests may need."""
+        """Return a batch that knows all that these requests may need.
+
+        What devices have come with until now is settled first: a certificate that is
+        in use must not pass for one whose answer was lost.
+        """
         asked = tuple(proven)
+        devices = {it.device for it in asked}
+        records.certificates.settle(now, devices)
         return cls(
             authority,
             days,
             now,
-            records.certificates.some({it.device for it in asked}),
+            records.certificates.some(devices),
             records.certificates.holders({it.public_key for it in asked}),
         )
 

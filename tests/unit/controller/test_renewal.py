@@ -80,6 +80,34 @@ async def test_certificates_whose_answer_was_lost_do_not_pile_up(
     assert registry.live("cam-1") == [1, 5]
 
 
+async def test_a_device_that_never_tells_which_one_it_uses_has_few_that_count(
+    registry: Registry,
+) -> None:
+    (invitation,) = registry.enter("cam-1")
+    await registry.enrol(invitation, new_key())
+    registry.comes("cam-1", 0)
+
+    for _ in range(12):
+        registry.clock.forward(hours=1)
+        await registry.renew("cam-1", request("cam-1", new_key()))
+
+    assert registry.live("cam-1") == [*range(6, 14)]
+
+
+async def test_a_certificate_that_just_came_into_use_is_not_taken_for_a_lost_one(
+    registry: Registry,
+) -> None:
+    await registry.enrolled("cam-1")
+    registry.clock.forward(days=20)
+    await registry.renew("cam-1", request("cam-1", new_key()))
+    registry.clock.forward(hours=1)
+    registry.comes("cam-1", 2, settled=False)
+
+    await registry.renew("cam-1", request("cam-1", new_key()))
+
+    assert registry.live("cam-1") == [2, 3]
+
+
 async def test_the_key_in_use_is_not_certified_again(registry: Registry) -> None:
     key = await registry.enrolled("cam-1")
     registry.clock.forward(days=20)
