@@ -134,8 +134,18 @@ class Registry:
         self.comes(device, 1)
         return key
 
-    def comes(self, device: str, generation: int, client: str = "secret") -> None:
-        """Have the device be online with its certificate of that generation."""
+    def comes(
+        self,
+        device: str,
+        generation: int,
+        client: str = "secret",
+        *,
+        settled: bool = True,
+    ) -> None:
+        """Have the device be online with its certificate of that generation.
+
+        ``settled``: and have the controller have drawn its conclusions from that.
+        """
         now = self.clock.now()
         session = Presence(
             device=device,
@@ -149,7 +159,8 @@ class Registry:
         )
         with self.store.write() as records:
             records.presence.put([session])
-            records.certificates.settle(now)
+            if settled:
+                records.certificates.settle(now)
 
     def assign(self, device: str) -> None:
         """Have something be assigned to ``device``."""

@@ -263,12 +263,13 @@ class CertificateTable:
         """Return whether a device came with a certificate that was not seen in use."""
         return self.connection.execute(_first_seen().limit(1)).first() is not None
 
-    def settle(self, now: datetime) -> int:
-        """Note which certificates devices were seen to come with.
+    def settle(self, now: datetime, ids: Collection[str] | None = None) -> int:
+        """Note which certificates devices, or those of ``ids``, were seen to come with.
 
         Those before are retired. Return how many were seen for the first time.
         """
-        seen = self.connection.execute(_first_seen()).all()
+        of = true() if ids is None else certificates.c.device.in_(ids)
+        seen = self.connection.execute(_first_seen().where(of)).all()
         for row in seen:
             self.connection.execute(
                 update(certificates)
