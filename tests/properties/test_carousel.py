@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quarterdeck_controller.transfer.carousel import (
+    ABSENT_S,
     COALESCE_S,
     LAGGARD_S,
     LOSS_S,
@@ -286,9 +287,23 @@ def test_a_chunk_that_does_not_exist_is_asked_for_in_vain() -> None:
     carousel = Carousel(STREAM)
     carousel.hear("device", Want(1 << 5000, 0, STREAM, 8), 0.0)
 
-    carousel.absent(5000)
+    carousel.absent(5000, 0.0)
 
     assert carousel.listeners == 0
+
+
+def test_a_chunk_that_was_not_there_is_looked_for_again_after_a_while() -> None:
+    carousel = Carousel(STREAM)
+    asked = Want(0b1, 0, STREAM, 8)
+    looked_at = []
+
+    for second in range(4 * int(ABSENT_S)):
+        carousel.hear("device", asked, float(second))
+        for number in carousel.plan(second + COALESCE_S, 8).numbers:
+            carousel.absent(number, float(second))
+            looked_at.append(second)
+
+    assert looked_at == [0, ABSENT_S, 2 * ABSENT_S, 3 * ABSENT_S]
 
 
 def test_one_that_says_nothing_for_long_is_forgotten() -> None:

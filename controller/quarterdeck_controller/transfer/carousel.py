@@ -32,6 +32,10 @@ SILENT_S = 15.0
 """A device that did not report for this long is gone; it asks again at least each 4 s
 while it is there."""
 
+ABSENT_S = 60.0
+"""A chunk that was not there is looked for again after this long: whoever restores a
+part need not restart anything, and nobody has the disk searched without end."""
+
 _REMEMBERED = 4096
 """Frames whose numbers are kept: the largest credit there is."""
 
@@ -121,6 +125,7 @@ class Carousel:
     published: int = 0
     _cursor: int = 0
     _absent: int = 0
+    _absent_until: float = 0.0
     _ready_at: float = 0.0
     _recent: deque[tuple[int, float]] = field(
         default_factory=lambda: deque(maxlen=_REMEMBERED)
@@ -134,6 +139,8 @@ class Carousel:
 
     def hear(self, device: str, want: Want, now: float) -> None:
         """Take in a device's report; one that misses nothing is done."""
+        if now >= self._absent_until:
+            self._absent = 0
         missing = want.missing & ~self._absent
         if not missing:
             self._listeners.pop(device, None)
@@ -182,8 +189,14 @@ class Carousel:
             listener.awaiting |= 1 << number
             self._count_credit(listener, now)
 
-    def absent(self, number: int) -> None:
-        """Note that there is no such chunk, whoever asks for it."""
+    def absent(self, number: int, now: float) -> None:
+        """Note that there is no such chunk, whoever asks for it in ``ABSENT_S``.
+
+        The first of several that are not there sets the time, so that no chunk waits
+        for longer and each is looked for once in that time.
+        """
+        if not self._absent:
+            self._absent_until = now + ABSENT_S
         self._absent |= 1 << number
         for device, listener in tuple(self._listeners.items()):
             listener.missing &= ~self._absent

@@ -119,7 +119,7 @@ class Publisher:
         chunks = await asyncio.to_thread(self._read, artifact, plan.numbers)
         for number, chunk in zip(plan.numbers, chunks, strict=True):
             if chunk is None:
-                carousel.absent(number)
+                carousel.absent(number, self._clock.monotonic())
                 continue
             wait_s = self._budget.wait_s(self._clock.monotonic())
             if wait_s > 0:
