@@ -132,6 +132,10 @@ class Sandbox:
         return process
 
 
+_SECRETS = ("QUARTERDECK_PASSPHRASE", "QUARTERDECK_TOKEN", "QUARTERDECK_IDENTITY")
+"""Variables that begin so open keys and doors; a child may run a hostile model."""
+
+
 def _environment(folder: Path) -> dict[str, str]:
     fixed = {
         "TMPDIR": str(folder),  # what a killed child leaves goes with the folder
@@ -140,7 +144,12 @@ def _environment(folder: Path) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
     }
-    return os.environ | fixed
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_SECRETS)
+    }
+    return inherited | fixed
 
 
 def _read_answer(folder: Path, answer: type[A]) -> A:

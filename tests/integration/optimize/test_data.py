@@ -1,5 +1,6 @@
 """Loading in the child that does it for real."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,25 @@ def test_a_function_that_ends_its_process_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(RejectedError):
         _load(tmp_path, f"{file}:batches", memory_mb=1024)
+
+
+def test_a_child_is_not_given_what_opens_keys_and_doors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, told = tmp_path / "data.py", tmp_path / "told.json"
+    source.write_text(
+        "import json, os\n"
+        "import numpy as np\n"
+        f"open({str(told)!r}, 'w').write(json.dumps(dict(os.environ)))\n"
+        "def batches():\n"
+        "    yield {'x': np.zeros((4, 64, 64), np.float32)}\n"
+    )
+    for name in ("PASSPHRASE", "PASSPHRASE_FILE", "TOKEN", "TOKEN_FILE", "IDENTITY"):
+        monkeypatch.setenv(f"QUARTERDECK_{name}", "secret")
+    monkeypatch.setenv("QUARTERDECK_EMULATION", "kept")
+
+    _load(tmp_path, f"{source}:batches", memory_mb=1024)
+
+    seen = json.loads(told.read_text())
+    assert "secret" not in seen.values()
+    assert seen["QUARTERDECK_EMULATION"] == "kept"
