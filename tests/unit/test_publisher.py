@@ -1,15 +1,18 @@
 """The publisher around the carousel, on the in-memory bus."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
 
+from quarterdeck_controller.transfer.needs import NeedListener
 from quarterdeck_controller.transfer.publisher import Publisher
 from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
 from quarterdeck_shared.bus.port import Message
 from quarterdeck_shared.clock import SystemClock
+from quarterdeck_shared.topics import UP_NEED, up
 from quarterdeck_shared.transfer import ChunkFrame, Need, to_bitmap
 from tests.support.brokers import until
 
@@ -155,3 +158,16 @@ async def test_strangers_and_unknown_artifacts_are_not_served(
     await until(lambda: hall.heard, "what may be had")
     assert hall.heard == [("b", 5)]
     assert caplog.text.count("event=need_refused") == 2
+
+
+async def test_a_device_whose_needs_make_no_sense_does_not_fill_the_log(
+    hall: Hall, caplog: pytest.LogCaptureFixture
+) -> None:
+    needs = NeedListener(MemoryBus(hall.broker, "other"), await hall.publisher())
+
+    with caplog.at_level(logging.WARNING):
+        for device in ("liar", "liar", "liar", "other"):
+            needs.hear(Message(up(device, UP_NEED), b"nonsense"))
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split()[1] for line in lines] == ["device=liar", "device=other"]

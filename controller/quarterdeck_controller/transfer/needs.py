@@ -8,6 +8,8 @@ from quarterdeck_shared.bus.port import Bus, Message
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.transfer import Need
 
+MAX_SCOLDED = 20_000
+
 log = logging.getLogger(__name__)
 
 
@@ -17,6 +19,7 @@ class NeedListener:
     def __init__(self, bus: Bus, publisher: Publisher) -> None:
         self._bus = bus
         self._publisher = publisher
+        self._scolded: set[str] = set()
 
     async def subscribe(self) -> None:
         """Hear needs from now on."""
@@ -30,4 +33,12 @@ class NeedListener:
         try:
             self._publisher.hear(origin.device, Need.decode(message.payload))
         except RejectedError as error:
-            log.warning("event=need_refused device=%s %s", origin.device, error)
+            self._scold(origin.device, error)
+
+    def _scold(self, device: str, error: RejectedError) -> None:
+        # A device may not fill the log: the first is told, the rest whispered.
+        first = device not in self._scolded and len(self._scolded) < MAX_SCOLDED
+        if first:
+            self._scolded.add(device)
+        level = logging.WARNING if first else logging.DEBUG
+        log.log(level, "event=need_refused device=%s %s", device, error)
