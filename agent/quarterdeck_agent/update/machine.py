@@ -375,10 +375,13 @@ class Machine:
         if record.envelope == mark:
             return None
         event = decide.begin(record, artifact)
+        is_active = event in (Event.KEPT, Event.WATCHED)
+        if is_active:
+            self._stage(accepted)  # its content key may be of a new seal key
         if event is Event.KEPT:
             return Step(steps.kept(record, assignment, mark), "it is active already")
         reason = self._objection(record, accepted)
-        if reason is None and event is not Event.WATCHED:
+        if reason is None and not is_active:
             reason = self._stage(accepted)
         if reason is None:
             after = steps.assigned(record, event, assignment, mark)

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from quarterdeck_agent.update import decide
 from quarterdeck_agent.update.machine import Machine
 from quarterdeck_agent.update.ports import Accepted, Fetched, Fetcher, Trust
 from quarterdeck_agent.update.record import Reason, Record
+from quarterdeck_agent.update.slots import CONTENT_KEY
 from quarterdeck_agent.update.transitions import Event, State
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
@@ -178,6 +179,33 @@ async def test_an_assignment_of_what_is_active_is_committed_at_once(
 
         assert stage.machine.record.sequence == 9
         assert stage.events == [Event.RESTARTED, Event.KEPT]
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """A trust whose assignments carry a content key."""
+
+    world: World
+    key: bytes
+
+    def accept(self, envelope: bytes) -> Accepted:
+        accepted = FolderTrust(self.world).accept(envelope)
+        keyed = {"content_key": self.key}
+        return replace(
+            accepted, assignment=accepted.assignment.model_copy(update=keyed)
+        )
+
+
+async def test_the_newest_content_key_of_what_is_active_is_kept(world: World) -> None:
+    a = world.release(1, "good")
+    world.install(a)
+    world.slots.stage(a, world.index(a), b"of a seal key that is lost")
+
+    async with running(world, trust=Sealing(world, b"new"), fetcher=Stuck()) as stage:
+        stage.offer(a, sequence=9)
+        await settled(stage, "committed")
+
+    assert (world.slots.folder(a) / CONTENT_KEY).read_bytes() == b"new"
 
 
 async def test_a_newer_assignment_ends_a_fetch(world: World) -> None:
