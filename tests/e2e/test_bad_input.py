@@ -102,7 +102,7 @@ COMMANDS: dict[str, tuple[Words, Code, str]] = {
     "a device that is there": (
         ("device", "enrol", "one", "--class", "cam", "--out", "b"),
         Code.CONFLICT,
-        "write its bundle anew with --again",
+        "invite it anew with --again",
     ),
     "a bundle where it cannot be": (
         ("device", "enrol", "two", "--class", "cam", "--out", "waves.onnx/two"),
@@ -241,16 +241,16 @@ def test_a_rollout_that_nobody_carries_out_is_told_from_one_that_is_slow(
     assert watched.row["state"] == "running"
 
 
-def test_a_device_gets_a_new_certificate_when_it_is_enrolled_again(
+def test_a_device_gets_a_new_token_when_it_is_enrolled_again(
     terminal: Terminal,
 ) -> None:
     again = terminal.must(
         "device", "enrol", "one", "--class", "cam", "--out", "b", "--again"
     )
 
-    old, new = (terminal.folder / it / "certificate.pem" for it in ("one", "b"))
+    old, new = ((terminal.folder / it / "token").read_text() for it in ("one", "b"))
     assert again["device"] == "one"
-    assert old.read_bytes() != new.read_bytes()
+    assert old != new
     assert len(terminal.lists("device", "list")) == 1
 
 
@@ -266,12 +266,6 @@ def file_for_state(bundle: Path) -> None:
     (bundle / "state").touch()
 
 
-def not_my_certificate(bundle: Path) -> None:
-    shutil.copy(
-        bundle.parent / "home/authority/controller.pem", bundle / "certificate.pem"
-    )
-
-
 BUNDLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a misspelt key": (
         agent_toml("port =", "prot ="),
@@ -280,18 +274,6 @@ BUNDLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no text": (
         lambda bundle: (bundle / "agent.toml").write_bytes(b"\x98\x00"),
         "is not TOML",
-    ),
-    "no certificate": (
-        lambda bundle: (bundle / "certificate.pem").unlink(),
-        "certificate.pem: No such file or directory",
-    ),
-    "a text for a certificate": (
-        lambda bundle: (bundle / "certificate.pem").write_text("hi"),
-        "is no certificate",
-    ),
-    "somebody else's certificate": (
-        not_my_certificate,
-        "certificate.pem is of controller, not of one",
     ),
     "a text for the root": (
         lambda bundle: (bundle / "root.json").write_text("hi"),
@@ -311,6 +293,35 @@ def test_an_agent_that_cannot_work_does_not_start(
     said = terminal.agent("run", "--config", "one/agent.toml")
 
     explains(said, Code.SETTINGS_INVALID, told)
+
+
+CLAIMS: dict[str, tuple[Callable[[Path], object], Code, str]] = {
+    "no claim": (
+        lambda bundle: (bundle / "claim.pem").unlink(),
+        Code.SETTINGS_INVALID,
+        "claim.pem: No such file or directory",
+    ),
+    "a text for a claim": (
+        lambda bundle: (bundle / "claim.pem").write_text("hi"),
+        Code.SETTINGS_INVALID,
+        "holds no claim",
+    ),
+    "an empty token": (
+        lambda bundle: (bundle / "token").write_text("\n"),
+        Code.TOKEN_INVALID,
+        "does not hold a token",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CLAIMS)
+def test_a_machine_that_cannot_enrol_is_told_why(terminal: Terminal, case: str) -> None:
+    damage, code, told = CLAIMS[case]
+    damage(terminal.folder / "one")
+
+    said = terminal.agent("enrol", "--config", "one/agent.toml", "--wait", "1")
+
+    explains(said, code, told)
 
 
 @pytest.mark.parametrize(
