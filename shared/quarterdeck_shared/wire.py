@@ -17,10 +17,15 @@ class Wire(BaseModel):
     Unknown fields are refused: a newer sender must raise the version, so that an
     older receiver refuses cleanly instead of half understanding. A field that is a
     secret is declared with ``repr=False``: no refusal then says what was in it.
+    Numbers are finite: a limit that is no number stops nothing.
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
     )
 
     def encode(self) -> bytes:

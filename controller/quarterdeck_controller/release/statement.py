@@ -26,9 +26,7 @@ Interval = tuple[float, float]
 
 
 class _Slsa(Wire):
-    model_config = ConfigDict(
-        populate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
 
 class Digest(_Slsa):

@@ -7,6 +7,7 @@ from quarterdeck_controller.optimize.evaluation import GoldenMeasured
 from quarterdeck_controller.optimize.golden import ERROR_FLOOR, scale_of
 from quarterdeck_controller.optimize.measure.fidelity import (
     HERE,
+    MOST_DB,
     decibels,
     fidelity,
     is_faithful,
@@ -63,7 +64,7 @@ def test_scores_that_are_no_numbers_are_not_faithful() -> None:
 
     there = fidelity("Haswell", EXPECTED, broken, SCALE)
 
-    assert there.sqnr_db == -inf
+    assert there.sqnr_db == -MOST_DB
     assert not is_faithful(with_noise(0.1), there)
 
 

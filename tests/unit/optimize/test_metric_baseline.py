@@ -27,6 +27,16 @@ def test_inputs_are_told_by_the_deciles_of_their_means_and_spreads(
     assert found.class_shares == found.confidences == ()
 
 
+def test_an_input_whose_spread_is_no_number_is_left_out(tmp_path: Path) -> None:
+    with Writer(tmp_path) as writer:
+        writer.add({"x": np.array([[1e308] * 3] * 4), "y": np.ones((4, 3))})
+    stored = Stored.open(tmp_path)
+
+    found = baselines(stored, None, None)
+
+    assert [it.name for it in found.inputs] == ["y"]
+
+
 def test_only_the_named_rows_count(tmp_path: Path) -> None:
     found = baselines(_store(tmp_path), None, None, rows=[100, 90])
 

@@ -9,7 +9,7 @@ from quarterdeck_shared.assignment import Assignment, Target
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.enrolment import EnrolRequest
 from quarterdeck_shared.errors import RejectedError
-from quarterdeck_shared.index import Index, cut
+from quarterdeck_shared.index import Golden, Index, cut
 from quarterdeck_shared.metadata import PIECE_BYTES, MetadataReply, MetadataRequest
 from quarterdeck_shared.reported import SessionState
 from quarterdeck_shared.transfer import ChunkFrame, Need, from_bitmap, to_bitmap
@@ -65,6 +65,18 @@ def test_a_field_that_does_not_belong_is_refused(fields: dict[str, object]) -> N
 
     assert error.code is Code.MALFORMED
     assert next(iter(fields)) in error.detail
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e999"])
+@pytest.mark.parametrize("field", ["margin", "max_error"])
+def test_what_is_no_number_is_no_limit(field: str, number: bytes) -> None:
+    golden = Golden(count=8, min_agreement=1, margin=0, max_error=7)
+    known = json.dumps(json.loads(golden.encode()) | {field: "@"}).encode()
+
+    with pytest.raises(RejectedError, match=field) as caught:
+        Golden.decode(known.replace(b'"@"', number))
+
+    assert caught.value.code is Code.MALFORMED
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}" * 9])

@@ -13,11 +13,15 @@ from quarterdeck_controller.optimize.evaluation import GoldenMeasured
 from quarterdeck_controller.optimize.golden import (
     ERROR_FLOOR,
     ERROR_SLACK,
+    Compared,
     Scale,
     compare,
 )
 
 HERE = "here"
+
+MOST_ERROR, MOST_DB = 1e6, 120.0
+"""What is past these is told as these: JSON knows no infinity."""
 
 MOST_LOST_DB = 2.0
 """How much further from float another processor's answers may be. Kernels that are
@@ -44,12 +48,17 @@ def fidelity(
         got: The variant's scores there.
         scale: How large the float model's scores are.
     """
-    compared = compare(expected, got, scale)
+    return measured(processor, compare(expected, got, scale))
+
+
+def measured(processor: str, compared: Compared) -> GoldenMeasured:
+    """Return what was ``compared`` on ``processor`` as it is recorded."""
+    found = decibels(compared.error)
     return GoldenMeasured(
         processor=processor,
         agreement=compared.agreement,
-        error=compared.error,
-        sqnr_db=decibels(compared.error),
+        error=min(compared.error, MOST_ERROR),
+        sqnr_db=max(-MOST_DB, min(found, MOST_DB)),
     )
 
 

@@ -41,7 +41,12 @@ def baselines(
         for name, spread in found.items():
             spread[at : at + size] = _spread(feed[name], size)
         at += size
-    known = tuple(_input(name, spread) for name, spread in found.items())
+    # Of values near the largest there are the spread is no number.
+    known = tuple(
+        _input(name, spread)
+        for name, spread in found.items()
+        if np.isfinite(spread).all()
+    )
     if scores is None or classes is None or classes > MAX_CLASSES:
         return Baselines(samples=count, inputs=known)
     shares, confidences = np.zeros(classes, np.int64), np.zeros(BINS, np.int64)
@@ -61,7 +66,8 @@ def _spread(array: Array, size: int) -> Array:
     flat = array.reshape(size, -1).astype(np.float64)
     if not flat.shape[1]:
         return np.zeros((size, 2))
-    return np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.stack([flat.mean(axis=1), flat.std(axis=1)], axis=1)
 
 
 def _input(name: str, spread: Array) -> InputBaseline:

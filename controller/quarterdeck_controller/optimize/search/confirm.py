@@ -12,13 +12,12 @@ from pathlib import Path
 
 from quarterdeck_controller.optimize import steps
 from quarterdeck_controller.optimize.evaluation import GoldenMeasured
-from quarterdeck_controller.optimize.golden import Compared
 from quarterdeck_controller.optimize.measure.emulate import Emulator, find_emulator
 from quarterdeck_controller.optimize.measure.fidelity import (
     HERE,
-    decibels,
     is_faithful,
     loses_db,
+    measured,
 )
 from quarterdeck_controller.optimize.search import ready as at
 from quarterdeck_controller.optimize.search.candidate import Candidate, Figures
@@ -31,8 +30,6 @@ from quarterdeck_controller.optimize.search.choose import (
 from quarterdeck_controller.optimize.search.trial import Trials, Variant
 
 LOOKS = 3
-LOST_IN_JSON_DB = 120.0
-"""Decibels past this are written as this: JSON knows no infinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ def _look(trials: Trials, candidate: Candidate, look: int) -> Verdict:
     scored = trials.scored(variant, rows, outputs)
     figures = _on_test(candidate, scored, reference)
     told = [miss.sentence for miss in misses(figures, trials.profile)]
-    here = _measured(HERE, trials.selected(variant)[1])
+    here = measured(HERE, trials.selected(variant)[1])
     there, notes = _elsewhere(trials, variant.path)
     told += _unfaithful(here, there, trials)
     return Verdict(
@@ -150,7 +147,7 @@ def _elsewhere(
         told = f"its numbers on {processor} are not proved here: {emulator}"
         return (), (told,)
     compared = trials.compared(_emulated(trials, emulator, model))
-    return (_measured(processor, compared),), ()
+    return (measured(processor, compared),), ()
 
 
 def _emulated(trials: Trials, emulator: Emulator, model: Path) -> Path:
@@ -167,16 +164,6 @@ def _emulated(trials: Trials, emulator: Emulator, model: Path) -> Path:
         ),
         steps.Ran,
     ).path
-
-
-def _measured(processor: str, compared: Compared) -> GoldenMeasured:
-    found = decibels(compared.error)
-    return GoldenMeasured(
-        processor=processor,
-        agreement=compared.agreement,
-        error=min(compared.error, 1e6),
-        sqnr_db=max(-LOST_IN_JSON_DB, min(found, LOST_IN_JSON_DB)),
-    )
 
 
 def _unfaithful(
