@@ -12,6 +12,7 @@ permissions serve all that wait.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -149,6 +150,7 @@ class EnrolmentServer:
         self._days = days
         self._admit = admit
         self._desk: Desk[Asked] = Desk(room=ROOM, batch=BATCH, gather_s=GATHER_S)
+        self._left: asyncio.Queue[str] = asyncio.Queue(ROOM)
         self._quiet_until: dict[str, float] = {}
         self.dropped = 0
         """Requests that found no room."""
@@ -156,13 +158,21 @@ class EnrolmentServer:
     async def run(self) -> None:
         """Hear requests and answer them until cancelled."""
         await self._bus.subscribe(topics.enrol_any(), self.hear)
-        while True:
-            await self.answer(await self._desk.take())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._answer_all(), name="enrolment-answers")
+            group.create_task(self._clear_away(), name="enrolment-clears")
 
     def hear(self, message: Message) -> None:
-        """Queue a request; one that finds no room is dropped and will come again."""
+        """Queue a request; one that finds no room is dropped and will come again.
+
+        One that the broker was told to keep is nobody's: it is taken out of it.
+        """
         origin = topics.parse_enrol(message.topic)
-        if origin is None or message.retained:
+        if origin is None or not message.payload:
+            return
+        if message.retained:
+            with contextlib.suppress(asyncio.QueueFull):
+                self._left.put_nowait(message.topic)
             return
         asked = Asked(origin.claim, origin.nonce, message.payload)
         asker = f"{asked.claim}/{asked.nonce}"
@@ -170,6 +180,16 @@ class EnrolmentServer:
             asked, claim=(asked.claim, PER_CLAIM), nonce=(asker, PER_NONCE)
         ):
             self.dropped += 1
+
+    async def _answer_all(self) -> None:
+        while True:
+            await self.answer(await self._desk.take())
+
+    async def _clear_away(self) -> None:
+        while True:
+            topic = await self._left.get()
+            with contextlib.suppress(QuarterdeckError):
+                await self._bus.publish(topic, b"", retain=True)
 
     async def answer(self, batch: Sequence[Asked]) -> None:
         """Judge ``batch``, have the broker admit what was granted, then reply."""

@@ -11,11 +11,17 @@ import pytest
 import pytest_asyncio
 from cryptography import x509
 
-from quarterdeck_controller.identity.enrolment import PER_NONCE, Asked, check_token
+from quarterdeck_controller.identity.enrolment import (
+    PER_NONCE,
+    Asked,
+    EnrolmentServer,
+    check_token,
+)
 from quarterdeck_controller.identity.revocation import make_room, revoke
 from quarterdeck_controller.identity.tokens import Invitation, digest, invite
 from quarterdeck_controller.store.records import Token
 from quarterdeck_shared import topics
+from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
 from quarterdeck_shared.bus.port import Message
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.enrolment import CertificateReply, EnrolRequest
@@ -391,6 +397,37 @@ async def test_a_retained_request_and_a_strange_topic_are_not_heard(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await registry.enrolling._desk.take()
+
+
+async def test_requests_that_a_broker_was_told_to_keep_are_taken_out_of_it(
+    registry: Registry,
+) -> None:
+    broker = MemoryBroker()
+    left: list[Message] = []
+    line, bus = MemoryBus(broker, "claim"), MemoryBus(broker, "controller")
+    for it in (line, bus):
+        await it.start()
+        await it.wait_connected(5)
+    for number in range(5):
+        topic = topics.enrol_request("claim-1", f"n{number}")
+        await line.publish(topic, b"x", retain=True)
+    server = EnrolmentServer(
+        bus,
+        registry.store,
+        registry.authority,
+        registry.clock,
+        days=30,
+        admit=lambda: asyncio.sleep(0),
+    )
+
+    serving = asyncio.create_task(server.run())
+    await asyncio.sleep(0.2)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+    await line.subscribe(topics.enrol_any(), left.append)
+    await asyncio.sleep(0.1)
+    assert left == []
 
 
 async def test_a_guesser_fills_neither_log_nor_audit(
