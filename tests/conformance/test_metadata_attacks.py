@@ -5,6 +5,7 @@ in some tests keys. Each refusal must carry its code, and must leave the device 
 accept the honest assignment afterwards.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets
 from tuf.ngclient.updater import Updater
 
 from quarterdeck_agent.update.floor import FloorFile
+from quarterdeck_agent.update.trust import Accepted
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import TransientError
 from tests.support.attacks import BUILT, World, heals, refusal
@@ -410,6 +412,46 @@ def test_rubbish_for_metadata_is_refused(
 
 
 # -- keys that change ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "targets"])
+def test_keys_that_change_while_a_device_reads_raise_no_alarm(
+    world: World, role: str
+) -> None:
+    def change() -> None:
+        targets = world.repository.chain().targets
+        world.rotate(role)
+        world.resign({"targets": targets})
+
+    assert isinstance(world.device().accept(world.assign(1)), Accepted)
+    read_while_it_changes(world, change)
+
+    assert isinstance(world.device().accept(world.assign(2)), Accepted)
+    assert world.broker.asked.count("timestamp.json") == 2
+
+
+def read_while_it_changes(world: World, change: Callable[[], None]) -> None:
+    """Have ``change`` happen when a device has read the root and no more."""
+    pending = [change]
+
+    def read(name: str) -> bytes | None:
+        if name == "timestamp.json" and pending:
+            pending.pop()()
+        return world.repository.read(name)
+
+    world.broker.asked.clear()
+    world.broker.serve(read)
+
+
+def test_what_nobody_signed_is_read_twice_at_most(world: World) -> None:
+    thief = CryptoSigner.generate_ed25519()
+    forged = world.forge("timestamp.json", lambda _: None, thief)
+    envelope = world.assign()
+    world.broker.instead["timestamp.json"] = forged
+
+    assert refusal(world.device(), envelope) is Code.METADATA_INVALID
+    assert world.broker.asked.count("timestamp.json") == 2
+    assert heals(world)
 
 
 def test_a_rotated_timestamp_key_is_followed_and_the_old_one_refused(

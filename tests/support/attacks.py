@@ -53,6 +53,10 @@ class HostileBroker(FetcherInterface):
         self.instead: Files = {}
         self.asked: list[str] = []
 
+    def serve(self, read: Callable[[str], bytes | None]) -> None:
+        """Serve what ``read`` returns from now on."""
+        self._read = read
+
     def answer(self, name: str) -> bytes | None:
         """Return what is served under ``name``, or None."""
         self.asked.append(name)
@@ -173,12 +177,12 @@ class World:
 
     def serve_only(self, files: Mapping[str, bytes]) -> None:
         """Serve ``files`` and nothing else from now on."""
-        self.broker._read = files.get
+        self.broker.serve(files.get)
         self.broker.instead = {}
 
     def serve_honestly(self) -> None:
         """Serve the real repository again."""
-        self.broker._read = self.repository.read
+        self.broker.serve(self.repository.read)
         self.broker.instead = {}
 
     def forge(

@@ -22,6 +22,7 @@ from tuf.api.exceptions import (
     DownloadLengthMismatchError,
     ExpiredMetadataError,
     RepositoryError,
+    UnsignedMetadataError,
 )
 from tuf.ngclient.fetcher import FetcherInterface
 
@@ -158,7 +159,7 @@ class Trust:
         # 6.2  The reference time, as far as it is known before anybody is asked.
         now = verify.reference_time(self._built, floor, self._clock.now())
         # 6.3  Root chain, timestamp, snapshot, targets.
-        refreshed = Refreshed(self._source, now)
+        refreshed = self._read_all(now)
         seen = refreshed.seen()
         # 6.4  Versions against the device's own floor: the library's cache is not
         #      fsynced, and it takes a damaged file for an absent one.
@@ -172,6 +173,15 @@ class Trust:
         verify.check_unexpired(seen, now)
         refreshed.judge_at(now)
         return _Ground(refreshed, floor, now)
+
+    def _read_all(self, now: datetime) -> Refreshed:
+        try:
+            return Refreshed(self._source, now)
+        except UnsignedMetadataError:
+            # Keys may have changed after the root was read and before the rest was.
+            # Read once more, from the root on, and judged as strictly: whoever serves
+            # what nobody signed gains one more fetch of each file, and no more.
+            return Refreshed(self._source, now)
 
     def _floor(self) -> Floor:
         # A new device writes its floor before anything else, so that one that has no
