@@ -80,7 +80,7 @@ async def serve(home: Home, clock: Clock, rng: Rng, *, boot: int, ready: Ready) 
     check_offline_keys(home, settings, clock)
     with _only_one(home), Store.open(home.database) as store:
         broker = _own_broker(home, settings, clock)
-        await ServiceKeeper(home, broker, clock).renew()
+        await ServiceKeeper(home, store, broker, clock).renew()
         authority = Authority.open(home.authority, clock)
         revocations = Revocations(authority, home.authority, clock)
         door = Doorkeeper(store, broker, revocations, clock, allowed=Allowed())
@@ -209,7 +209,7 @@ def _assemble(
             days=settings.certificate_days,
             admit=door.admit,
         ),
-        services=ServiceKeeper(home, door.broker, clock),
+        services=ServiceKeeper(home, store, door.broker, clock),
     )
 
 

@@ -14,6 +14,7 @@ from quarterdeck_controller.founding import create_home
 from quarterdeck_controller.home import BrokerSettings, Home, Settings
 from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_controller.identity.services import ServiceKeeper, server_hosts
+from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import QuarterdeckError
@@ -58,13 +59,14 @@ async def test_a_broker_of_ours_takes_up_its_new_certificate(
     tmp_path: Path, kind: str
 ) -> None:
     home, broker = make(tmp_path, kind)
+    store = Store.open(home.database)
     hosts = server_hosts(home.settings())
     ends = Authority.open(home.authority).issue_server(hosts, days=0.001)
     ends.write(home.authority / "broker.pem", home.authority / "broker.key")
     await broker.start()
     ended = asyncio.create_task(broker.ended())
     before = await asyncio.to_thread(shown, home)
-    keeper = ServiceKeeper(home, broker, CLOCK)
+    keeper = ServiceKeeper(home, store, broker, CLOCK)
 
     assert await keeper.renew() == ("broker",)
 
@@ -74,6 +76,7 @@ async def test_a_broker_of_ours_takes_up_its_new_certificate(
     assert not ended.done()
     ended.cancel()
     await broker.stop()
+    store.close()
 
 
 async def test_of_a_broker_that_is_not_ours_the_operator_is_told(
@@ -82,9 +85,31 @@ async def test_of_a_broker_that_is_not_ours_the_operator_is_told(
     home, _ = make(tmp_path, "nats")
     (home.authority / "broker.pem").unlink()
 
-    assert await ServiceKeeper(home, None, CLOCK).renew() == ("broker",)
+    with Store.open(home.database) as store:
+        assert await ServiceKeeper(home, store, None, CLOCK).renew() == ("broker",)
 
     assert "broker_certificate_issued" in caplog.text
+
+
+async def test_every_certificate_that_is_issued_again_is_in_the_audit_log(
+    tmp_path: Path,
+) -> None:
+    home, _ = make(tmp_path, "nats")
+    for name in ("broker", "controller"):
+        (home.authority / f"{name}.pem").unlink()
+
+    with Store.open(home.database) as store:
+        await ServiceKeeper(home, store, None, CLOCK).renew()
+        await ServiceKeeper(home, store, None, CLOCK).renew()
+        with store.read() as records:
+            entries = records.audit.newest(9)
+
+    told = {it.subject: str(it.fields["detail"]) for it in entries}
+    assert list(told) == ["certificate:broker", "certificate:controller"]
+    for name in ("broker", "controller"):
+        pem = (home.authority / f"{name}.pem").read_bytes()
+        serial = x509.load_pem_x509_certificate(pem).serial_number
+        assert f"{serial:x}" in told[f"certificate:{name}"]
 
 
 async def test_a_session_that_cannot_be_ended_is_an_error_to_act_on(
@@ -104,9 +129,11 @@ async def test_an_issuing_authority_that_ends_within_a_year_is_told_of(
     home, _ = make(tmp_path, "nats")
     late = ManualClock(CLOCK.now())
 
-    await ServiceKeeper(home, None, late).renew()
-    assert "issuing_ends" not in caplog.text
+    with Store.open(home.database) as store:
+        keeper = ServiceKeeper(home, store, None, late)
+        await keeper.renew()
+        assert "issuing_ends" not in caplog.text
 
-    late.forward(days=1825 - 390)
-    await ServiceKeeper(home, None, late).renew()
+        late.forward(days=1825 - 390)
+        await keeper.renew()
     assert "authority-renew" in caplog.text

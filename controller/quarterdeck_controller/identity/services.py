@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from quarterdeck_controller.broker.port import Broker
 from quarterdeck_controller.home import Home, Settings
 from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.store.ledger import Entry
+from quarterdeck_controller.store.store import Store
 from quarterdeck_shared.clock import Clock
 from quarterdeck_shared.errors import QuarterdeckError
 
@@ -19,6 +21,7 @@ LOOK_EVERY_S = 3600.0
 ISSUING_SOON = timedelta(days=400)
 """What is issued for a year must not outlive who issued it."""
 
+ISSUE = "certificate.issue"
 _LOOPBACK = ("localhost", "127.0.0.1")
 _log = logging.getLogger(__name__)
 
@@ -26,9 +29,12 @@ _log = logging.getLogger(__name__)
 class ServiceKeeper:
     """Renews both certificates while the controller runs, for as long as it runs."""
 
-    def __init__(self, home: Home, broker: Broker | None, clock: Clock) -> None:
+    def __init__(
+        self, home: Home, store: Store, broker: Broker | None, clock: Clock
+    ) -> None:
         """Take the parts; ``broker`` is None for one that is somebody else's."""
         self._home = home
+        self._store = store
         self._broker = broker
         self._clock = clock
 
@@ -44,21 +50,43 @@ class ServiceKeeper:
     async def renew(self) -> tuple[str, ...]:
         """Renew what is due and return for whom; a broker of ours takes its own up.
 
-        The controller comes with its new one when its session is next opened.
+        The controller comes with its new one when its session is next opened. Each
+        new one is in the audit log.
 
         Raises:
             RejectedError: Those of ``ensure_services``, or of a broker that does not
                 start again.
+            QuarterdeckError: The log cannot be written; all else is done then.
         """
         settings = self._home.settings()
         issued = await asyncio.to_thread(
             ensure_services, self._home, settings, self._clock
         )
         await asyncio.to_thread(self._warn_of_issuing)
+        try:
+            if issued:
+                await asyncio.to_thread(self._record, issued)
+        finally:
+            if "broker" in issued:
+                await self._take_up()
+        return issued
+
+    def _record(self, issued: Sequence[str]) -> None:
+        now = self._clock.now()
+        entries = []
         for name in issued:
+            pem = (self._home.authority / f"{name}.pem").read_bytes()
+            leaf = x509.load_pem_x509_certificate(pem)
+            detail = {
+                "serial": f"{leaf.serial_number:x}",
+                "ends": leaf.not_valid_after_utc.isoformat(timespec="seconds"),
+            }
+            entries.append(Entry(now, ISSUE, f"certificate:{name}", detail=detail))
             _log.info("event=certificate_issued for=%s", name)
-        if "broker" not in issued:
-            return issued
+        with self._store.write() as records:
+            records.audit.append(*entries)
+
+    async def _take_up(self) -> None:
         if self._broker is not None:
             await self._broker.restart()
         else:
@@ -67,7 +95,6 @@ class ServiceKeeper:
                 " broker.pem and broker.key of %s",
                 self._home.authority,
             )
-        return issued
 
     def _warn_of_issuing(self) -> None:
         ends = Authority.open(self._home.authority, self._clock).expires
