@@ -11,6 +11,8 @@ from quarterdeck_controller.release.catalog import Catalog
 from quarterdeck_controller.release.provenance import signed_by
 from quarterdeck_controller.repository.keyfile import PublicHalf, make_key
 from quarterdeck_shared.clock import SystemClock
+from quarterdeck_shared.codes import Code
+from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.reported import Slot
 from tests.support.explained import forge_assignment, report_other, settle
 from tests.support.operator import Operator
@@ -311,6 +313,35 @@ def test_a_test_home_vouches_by_itself_where_its_key_is(operator: Operator) -> N
     assert vouch is not None
     assert find_attester(None, None, operator.home.path) is None
     assert find_attester(None, None, operator.path / "nowhere") is None
+
+
+def test_what_a_test_home_vouches_for_by_itself_is_recorded(
+    operator: Operator, variants: Path
+) -> None:
+    record = (variants / "cam" / "evaluation.json").read_bytes()
+    vouch = find_attester(None, None, operator.home.path)
+    assert vouch is not None
+    before = len(operator.entries())
+
+    vouch(Evaluation.decode(record, limit=1 << 20), record)
+
+    begun, done = operator.entries()[before:]
+    assert begun["act"] == done["act"] == "model.attest"
+    assert (begun["outcome"], done["outcome"]) == ("begun", "done")
+    assert done["subject"] == "variant:m/cam"
+
+
+def test_a_test_home_vouches_for_those_only_who_may_attest(operator: Operator) -> None:
+    ada = operator.hires("ada", "admin")
+    operator.becomes(ada)
+    operator.becomes(operator.hires("vic", "viewer"))
+
+    with pytest.raises(RejectedError) as refusal:
+        find_attester(None, None, operator.home.path)
+
+    last = operator.entries()[-1]
+    assert refusal.value.code is Code.NOT_PERMITTED
+    assert (last["act"], last["outcome"]) == ("model.attest", "refused")
 
 
 def test_a_home_in_earnest_vouches_for_nothing_unasked(operator: Operator) -> None:

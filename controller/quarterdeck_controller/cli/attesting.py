@@ -9,11 +9,12 @@ import typer
 from securesystemslib.signer import Signer
 
 from quarterdeck_controller.access.roles import Act
-from quarterdeck_controller.cli.opened import opened
+from quarterdeck_controller.cli.opened import Opened, check_admitted, opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
 from quarterdeck_controller.cli.output import out, print_json
 from quarterdeck_controller.cli.passphrases import PassphraseOption, secrets
 from quarterdeck_controller.home import Home
+from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.optimize.report.wording import with_unit
 from quarterdeck_controller.optimize.write import Attest
 from quarterdeck_controller.release import provenance
@@ -78,7 +79,11 @@ def find_attester(
 ) -> Attest | None:
     """Return what vouches for new variants: ``key``, or a test home's own; or None.
 
+    With a home's own, each variant that is vouched for is recorded there.
+
     Raises:
+        RejectedError: ``UNAUTHENTICATED`` or ``NOT_PERMITTED`` when the home has a key
+            and whoever asks may not use it.
         RejectedError: ``NOT_FOUND``, ``KEY_INVALID`` or ``KEY_LOCKED`` when the key
             cannot be used.
     """
@@ -88,11 +93,24 @@ def find_attester(
     if not place.settings_file.is_file() or not place.settings().test:
         return None
     try:
-        return attester(Repository(place, SystemClock()).signers(PROVENANCE))
+        signers = Repository(place, SystemClock()).signers(PROVENANCE)
     except RejectedError as error:
         if error.code in (Code.NOT_ALLOWED, Code.SIGNATURES_MISSING):
             return None  # its key is elsewhere
         raise
+    check_admitted(place.path, Act.MODEL_ATTEST)
+    return _recorded(place.path, attester(signers))
+
+
+def _recorded(home: Path, vouch: Attest) -> Attest:
+    """Return ``vouch`` for those only who may attest in ``home`` when it is done."""
+
+    def make(evaluation: Evaluation, evaluation_json: bytes) -> bytes:
+        with opened(home, Act.MODEL_ATTEST) as fleet:
+            _note(fleet, evaluation)
+            return vouch(evaluation, evaluation_json)
+
+    return make
 
 
 def _signers(
@@ -104,17 +122,18 @@ def _signers(
         return [_named(key, home).signer(secrets(passphrase_file))]
     with opened(home, Act.MODEL_ATTEST) as fleet:
         for vouched in found:
-            evaluation = vouched.evaluation
-            fleet.audit(
-                f"variant:{evaluation.name}/{evaluation.device_class}",
-                model=vouched.statement.digest("model.onnx"),
-            )
+            _note(fleet, vouched.evaluation)
         repository = Repository(fleet.home, fleet.clock)
         if key is None and fleet.home.settings().test:
             return repository.signers(PROVENANCE)
         signer = _named(key, home).signer(secrets(passphrase_file))
         _check_known(signer, repository.chain().keyids(PROVENANCE))
         return [signer]
+
+
+def _note(fleet: Opened, evaluation: Evaluation) -> None:
+    variant = f"variant:{evaluation.name}/{evaluation.device_class}"
+    fleet.audit(variant, model=evaluation.files.get("model.onnx"))
 
 
 def _named(key: Path | None, home: Path) -> KeyFile:

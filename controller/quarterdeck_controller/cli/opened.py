@@ -77,6 +77,17 @@ def opened(path: Path, act: Act, subject: str = "") -> Iterator[Opened]:
             yield Opened(home, recording.store, clock, actor, recording)
 
 
+def check_admitted(path: Path, act: Act) -> None:
+    """Refuse who may not do ``act`` before long work whose end it is.
+
+    Raises:
+        RejectedError: ``UNAUTHENTICATED`` or ``NOT_PERMITTED``.
+    """
+    home = Home.open(path)
+    with Store.open(home.database) as store:
+        _admitted(home, store, act, SystemClock(), "")
+
+
 def _admitted(home: Home, store: Store, act: Act, clock: Clock, subject: str) -> Actor:
     user = local_user()
     if act in OWNERS and owns(home):
