@@ -3,8 +3,14 @@
 The device makes its own keys; only certificate requests travel. A request to be
 enrolled is let in by a claim certificate and a one-time token; a renewal is let in by
 the certificate that it replaces, which the broker ties to the topic.
+
+A token never travels: it is the seed of an Ed25519 key, and what travels is signed with
+it (a DSSE envelope of type ``ENROL_TYPE``, whose key id is the public key in hex). So
+the broker can neither use a token nor change what is asked for with it, and neither can
+somebody who reads the controller's database, which keeps a digest of the public key.
 """
 
+import hashlib
 from typing import Literal
 
 from pydantic import Field
@@ -13,6 +19,8 @@ from quarterdeck_shared.codes import Code
 from quarterdeck_shared.ids import DeviceId
 from quarterdeck_shared.wire import Wire
 
+ENROL_TYPE = "application/vnd.quarterdeck.enrolment.v1+json"
+MAX_ENROL_BYTES = 16 * 1024
 MAX_CSR_BYTES = 4096
 MAX_CHAIN_BYTES = 16 * 1024
 CLAIM_PREFIX = "claim-"
@@ -24,16 +32,19 @@ class EnrolRequest(Wire):
     """A machine that holds a token asks for its first certificate.
 
     Attributes:
-        token: The one-time token, which names the device and its class.
         csr: PKCS#10, PEM, of a P-256 key; its common name is the device.
         seal_key: X25519 public key to which content keys are sealed; 32 bytes.
     """
 
     v: Literal[1] = 1
     device: DeviceId
-    token: str = Field(min_length=16, max_length=128, repr=False)
     csr: bytes = Field(max_length=MAX_CSR_BYTES)
     seal_key: bytes | None = Field(default=None, min_length=32, max_length=32)
+
+
+def token_seed(token: str) -> bytes:
+    """Return the Ed25519 private key, 32 bytes, that a token stands for."""
+    return hashlib.sha256(b"quarterdeck/enrolment-token/v1\0" + token.encode()).digest()
 
 
 class RenewalRequest(Wire):

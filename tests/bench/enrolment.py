@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from quarterdeck_agent.identity.token import asked_with
 from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_controller.identity.requests import prove
 from quarterdeck_shared import topics
@@ -87,13 +88,12 @@ def _request(name: str, bundle: Path) -> _Request:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     csr = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
-    message = EnrolRequest(
-        device=name, token=(bundle / "token").read_text().strip(), csr=csr
-    )
+    token = (bundle / "token").read_text().strip()
+    message = asked_with(token, EnrolRequest(device=name, csr=csr))
     claim = x509.load_pem_x509_certificate((bundle / "claim.pem").read_bytes())
     (common,) = claim.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     assert is_name(str(common.value))
-    return _Request(str(common.value), csr, message.encode())
+    return _Request(str(common.value), csr, message)
 
 
 async def _claimant(fleet: Fleet, bundle: Path) -> MqttBus:

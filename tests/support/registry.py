@@ -8,6 +8,7 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from quarterdeck_agent.identity.token import asked_with
 from quarterdeck_controller.fleet.inventory import enrol
 from quarterdeck_controller.identity import enrolment, renewal
 from quarterdeck_controller.identity.authority import Authority
@@ -104,13 +105,9 @@ class Registry:
     ) -> CertificateReply:
         """Return the answer to a machine that asks with ``invitation`` and ``key``."""
         named = device or invitation.device
-        asked = {
-            "device": named,
-            "token": invitation.token,
-            "csr": request(named, key),
-            **changed,
-        }
-        payload = EnrolRequest.model_validate(asked).encode()
+        token = str(changed.pop("token", invitation.token))
+        asked = {"device": named, "csr": request(named, key), **changed}
+        payload = asked_with(token, EnrolRequest.model_validate(asked))
         return await self.ask(invitation.claim, payload)
 
     async def ask(self, claim: str, payload: bytes) -> CertificateReply:

@@ -17,6 +17,7 @@ from quarterdeck_agent.identity.files import IdentityFiles, delete
 from quarterdeck_agent.identity.key import DeviceKey
 from quarterdeck_agent.identity.plan import Rng, clock_doubt, wait_s
 from quarterdeck_agent.identity.request import certificate_request
+from quarterdeck_agent.identity.token import asked_with
 from quarterdeck_agent.settings import Settings, endpoint, invalid, read
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.port import Bus, Endpoint
@@ -57,7 +58,7 @@ class Prepared:
     """All that a request needs, on the disk already."""
 
     key: DeviceKey
-    request: EnrolRequest
+    request: bytes
 
 
 class Enrolment:
@@ -127,14 +128,13 @@ class Enrolment:
         key = self._files.new_key(tpm=tpm)
         request = EnrolRequest(
             device=device,
-            token=token,
             csr=certificate_request(device, key),
             seal_key=self._files.seal_key(),
         )
-        return Prepared(key, request)
+        return Prepared(key, asked_with(token, request))
 
     async def _ask_until_answered(
-        self, bus: Bus, claim: Claim, request: EnrolRequest
+        self, bus: Bus, claim: Claim, request: bytes
     ) -> bytes:
         replies: asyncio.Queue[bytes] = asyncio.Queue(maxsize=4)
         topic = topics.enrol_reply(claim.name, self._nonce)
@@ -154,14 +154,14 @@ class Enrolment:
         self,
         bus: Bus,
         claim: Claim,
-        request: EnrolRequest,
+        request: bytes,
         replies: "asyncio.Queue[bytes]",
     ) -> bytes:
         topic = topics.enrol_request(claim.name, self._nonce)
         while not replies.empty() and (late := replies.get_nowait()):
             if (chain := _answer(late)) is not None:
                 return chain
-        await bus.publish(topic, request.encode())
+        await bus.publish(topic, request)
         self._told("asked to be enrolled, waiting for the controller")
         try:
             async with asyncio.timeout(self._answer_s):

@@ -21,8 +21,8 @@ from datetime import datetime
 from quarterdeck_controller.identity.authority import Authority
 from quarterdeck_controller.identity.desk import Desk
 from quarterdeck_controller.identity.issuing import Batch, is_open
+from quarterdeck_controller.identity.offer import Offer, read_offer
 from quarterdeck_controller.identity.requests import ProvenRequest, prove
-from quarterdeck_controller.identity.tokens import digest
 from quarterdeck_controller.store.ledger import Entry, Outcome
 from quarterdeck_controller.store.records import Certificate, Device, Token
 from quarterdeck_controller.store.store import Records, Store
@@ -236,13 +236,13 @@ class EnrolmentServer:
         facts: "_Facts",
         issuing: Batch,
         asked: Asked,
-        request: EnrolRequest | RejectedError,
+        request: Offer | RejectedError,
         proven: ProvenRequest | RejectedError,
     ) -> CertificateReply:
         try:
             if isinstance(proven, RejectedError):
                 raise proven
-            assert isinstance(request, EnrolRequest)
+            assert isinstance(request, Offer)
             return CertificateReply(
                 chain=self._grant(facts, issuing, asked, request, proven)
             )
@@ -256,11 +256,11 @@ class EnrolmentServer:
         facts: "_Facts",
         issuing: Batch,
         asked: Asked,
-        request: EnrolRequest,
+        request: Offer,
         proven: ProvenRequest,
     ) -> bytes:
         token, device = (
-            facts.tokens[digest(request.token)],
+            facts.tokens[request.token],
             facts.devices[proven.device],
         )
         given = given_before(token, proven, issuing.of(device.id), issuing.now)  # 6
@@ -274,8 +274,8 @@ class EnrolmentServer:
             _log.info(
                 "event=device_enrolled device=%s generation=%d", device.id, generation
             )
-        if request.seal_key != device.seal_key:
-            issuing.seals[device.id] = request.seal_key
+        if request.request.seal_key != device.seal_key:
+            issuing.seals[device.id] = request.request.seal_key
         return chain
 
     def _tell(
@@ -283,7 +283,7 @@ class EnrolmentServer:
         facts: "_Facts",
         issuing: Batch,
         asked: Asked,
-        request: EnrolRequest | RejectedError,
+        request: Offer | RejectedError,
         error: RejectedError,
     ) -> None:
         whose = facts.owner(request)
@@ -319,16 +319,16 @@ class _Facts:
     def read(
         cls,
         records: Records,
-        decoded: Sequence[EnrolRequest | RejectedError],
+        decoded: Sequence[Offer | RejectedError],
         now: datetime,
     ) -> "_Facts":
-        requests = [it for it in decoded if isinstance(it, EnrolRequest)]
-        tokens = records.tokens.some({digest(it.token) for it in requests})
+        requests = [it for it in decoded if isinstance(it, Offer)]
+        tokens = records.tokens.some({it.token for it in requests})
         devices = records.devices.some({it.device for it in tokens.values()})
         return cls(now, frozenset(records.claims.live(now)), tokens, devices)
 
     def prove(
-        self, asked: Asked, request: EnrolRequest | RejectedError
+        self, asked: Asked, request: Offer | RejectedError
     ) -> ProvenRequest | RejectedError:
         """Return what the request proves, as far as it hangs on no other request."""
         if isinstance(request, RejectedError):
@@ -336,10 +336,10 @@ class _Facts:
         try:
             if asked.claim not in self.claims:  # 2
                 raise _invalid(f"{asked.claim} is no claim that is open")
-            found = self.tokens.get(digest(request.token))
-            token = check_token(request, asked.claim, found, self.now)  # 3
+            found = self.tokens.get(request.token)
+            token = check_token(request.request, asked.claim, found, self.now)  # 3
             device = check_device(self.devices.get(token.device))  # 4
-            return prove(request.csr, device.id)  # 5
+            return prove(request.request.csr, device.id)  # 5
         except RejectedError as error:
             return error
 
@@ -349,17 +349,17 @@ class _Facts:
         self.tokens[token.digest] = used
         issuing.used[token.digest] = serial
 
-    def owner(self, request: EnrolRequest | RejectedError) -> str | None:
+    def owner(self, request: Offer | RejectedError) -> str | None:
         """Return the device whose token was offered, by whomever."""
         if isinstance(request, RejectedError):
             return None
-        token = self.tokens.get(digest(request.token))
+        token = self.tokens.get(request.token)
         return token.device if token else None
 
 
-def _decoded(asked: Asked) -> EnrolRequest | RejectedError:
+def _decoded(asked: Asked) -> Offer | RejectedError:
     try:
-        return EnrolRequest.decode(asked.payload)
+        return read_offer(asked.payload)
     except RejectedError as error:
         return error
 

@@ -1,18 +1,19 @@
 """Invitations: what lets a machine become a device, once.
 
-A token is 192 random bits that name one device and, through it, its class. Only its
-sha256 is kept: whoever reads the database cannot enrol with it. A claim certificate
-goes with it, which opens the broker's door for asking and for nothing else; machines
-that are invited together share one.
+A token is 192 random bits that name one device and, through it, its class. Only a
+digest of the public half of the key that it stands for is kept: whoever reads the
+database cannot enrol with it. A claim certificate goes with it, which opens the
+broker's door for asking and for nothing else; machines that are invited together share
+one.
 """
 
-import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.offer import digest
 from quarterdeck_controller.store.records import Claim, Device, Token
 from quarterdeck_controller.store.store import Records
 from quarterdeck_shared.codes import Code
@@ -79,11 +80,6 @@ def invite(
         [Token(digest(it.token), it.device, name, now, expires) for it in invitations]
     )
     return invitations
-
-
-def digest(token: str) -> str:
-    """Return what is kept of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _check(devices: Sequence[Device], valid: timedelta) -> None:

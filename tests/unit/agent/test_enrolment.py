@@ -18,6 +18,7 @@ from quarterdeck_agent.settings import (
     Settings,
 )
 from quarterdeck_controller.identity.authority import Authority
+from quarterdeck_controller.identity.offer import read_offer
 from quarterdeck_controller.identity.requests import prove
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
@@ -73,7 +74,7 @@ class Machine:
         def hear(message: Message) -> None:
             origin = topics.parse_enrol(message.topic)
             assert origin is not None
-            request = EnrolRequest.decode(message.payload)
+            request = read_offer(message.payload).request
             self.asked.append(request)
             for answer in answers(request):
                 topic = topics.enrol_reply(origin.claim, origin.nonce)

@@ -11,14 +11,16 @@ import pytest
 import pytest_asyncio
 from cryptography import x509
 
+from quarterdeck_agent.identity.token import asked_with
 from quarterdeck_controller.identity.enrolment import (
     PER_NONCE,
     Asked,
     EnrolmentServer,
     check_token,
 )
+from quarterdeck_controller.identity.offer import digest
 from quarterdeck_controller.identity.revocation import make_room, revoke
-from quarterdeck_controller.identity.tokens import Invitation, digest, invite
+from quarterdeck_controller.identity.tokens import Invitation, invite
 from quarterdeck_controller.store.records import Token
 from quarterdeck_shared import topics
 from quarterdeck_shared.bus.memory import MemoryBroker, MemoryBus
@@ -155,17 +157,13 @@ async def _other_device(registry: Registry, invitation: Invitation) -> Certifica
 
 async def _other_claim(registry: Registry, invitation: Invitation) -> CertificateReply:
     (other,) = registry.enter("cam-2")
-    payload = EnrolRequest(
-        device="cam-1", token=invitation.token, csr=request("cam-1", new_key())
-    )
-    return await registry.ask(other.claim, payload.encode())
+    asked = EnrolRequest(device="cam-1", csr=request("cam-1", new_key()))
+    return await registry.ask(other.claim, asked_with(invitation.token, asked))
 
 
 async def _no_claim(registry: Registry, invitation: Invitation) -> CertificateReply:
-    payload = EnrolRequest(
-        device="cam-1", token=invitation.token, csr=request("cam-1", new_key())
-    )
-    return await registry.ask("claim-0", payload.encode())
+    asked = EnrolRequest(device="cam-1", csr=request("cam-1", new_key()))
+    return await registry.ask("claim-0", asked_with(invitation.token, asked))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +214,7 @@ TOKEN = Token(
 def test_each_fault_of_a_token_is_found_by_itself(
     token: Token | None, why: str
 ) -> None:
-    asked = EnrolRequest(device="cam-1", token="t" * 32, csr=b"")
+    asked = EnrolRequest(device="cam-1", csr=b"")
 
     with pytest.raises(RejectedError, match=why) as refusal:
         check_token(asked, "claim-1", token, NOW)
@@ -445,10 +443,8 @@ async def test_a_guesser_fills_neither_log_nor_audit(
 
 def wanting(invitation: Invitation, key: Key, nonce: str) -> Asked:
     device = invitation.device
-    asked = EnrolRequest(
-        device=device, token=invitation.token, csr=request(device, key)
-    )
-    return Asked(invitation.claim, nonce, asked.encode())
+    asked = EnrolRequest(device=device, csr=request(device, key))
+    return Asked(invitation.claim, nonce, asked_with(invitation.token, asked))
 
 
 async def test_of_two_machines_that_ask_at_once_with_one_token_one_is_let_in(

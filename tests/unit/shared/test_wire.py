@@ -115,12 +115,6 @@ def test_a_refusal_never_says_a_token(payload: bytes) -> None:
     assert caught.value.__cause__ is caught.value.__context__ is None
 
 
-def test_a_token_is_not_shown_with_its_request() -> None:
-    request = EnrolRequest(device="cam-1", token=TOKEN, csr=b"csr")
-
-    assert TOKEN not in repr(request)
-
-
 def test_a_refusal_is_one_short_line_whatever_a_field_is_called() -> None:
     name = "x\nevent=device_enrolled \x1b[2J" + "y" * 10_000
 
