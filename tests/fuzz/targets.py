@@ -32,7 +32,8 @@ from quarterdeck_agent.identity.certificate import read_claim, read_leaf
 from quarterdeck_agent.identity.pem import take_apart
 from quarterdeck_agent.outbox import Outbox
 from quarterdeck_agent.runtime.frames import HEAD, lengths
-from quarterdeck_agent.runtime.golden import Input, fit, read_tensors
+from quarterdeck_agent.runtime.golden import Input, fit
+from quarterdeck_agent.runtime.tensors import read_tensors
 from quarterdeck_agent.settings import load_settings
 from quarterdeck_agent.update import verify
 from quarterdeck_agent.update.floor import Floor, FloorFile

@@ -1,25 +1,18 @@
-"""Replaying golden vectors, and reading tensors: the arithmetic inside the worker."""
+"""Replaying golden vectors, and fitting samples: the arithmetic inside the worker."""
 
-import io
-import lzma
-import struct
 import time
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quarterdeck_agent.evidence import GoldenReport
+from quarterdeck_agent.runtime.tensors import Tensor, Tensors
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import Golden
 
-Tensor = NDArray[np.generic]
-Tensors = Mapping[str, Tensor]
 Run = Callable[[Tensors], list[Tensor]]
 
 WARM_UP = 3
@@ -30,24 +23,6 @@ MIN_RUNS = 30
 MEASURE_S = 6.0
 INPUT, EXPECTED = "input:", "expected:"
 PROBABILITY_TOLERANCE = 0.02
-_UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    lzma.LZMAError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What reading a damaged file raises: it is parsed as Python, zip and deflate."""
 _UNUSABLE = 1e9
 _BATCHED = 2
 """From this rank on, the first dimension is the batch."""
@@ -60,29 +35,6 @@ class Input:
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[np.generic]
-
-
-def read_tensors(payload: bytes) -> Tensors:
-    """Return the arrays of a ``.npy`` (under the name "") or ``.npz`` file's bytes.
-
-    Raises:
-        RejectedError: ``REQUEST_INVALID``.
-    """
-    try:
-        loaded = np.load(io.BytesIO(payload), allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        tensors = {name: loaded[name] for name in loaded.files}
-    except _UNREADABLE as error:
-        raise _unreadable(str(error)) from error
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, np.ndarray):
-            raise _unreadable(f"{name[:80]!r} in it is no array")
-    return tensors
-
-
-def _unreadable(why: str) -> RejectedError:
-    return RejectedError(Code.REQUEST_INVALID, f"not a .npy or .npz file: {why[:200]}")
 
 
 def fit(tensors: Tensors, inputs: tuple[Input, ...]) -> Tensors:

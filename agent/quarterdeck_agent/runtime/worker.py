@@ -23,12 +23,11 @@ from quarterdeck_agent.evidence import Answer, Loaded
 from quarterdeck_agent.runtime.frames import HEAD, Ask, Problem, Tell, lengths, pack
 from quarterdeck_agent.runtime.golden import (
     Input,
-    Tensors,
     fit,
-    read_tensors,
     replay,
     top,
 )
+from quarterdeck_agent.runtime.tensors import Tensors, read_tensors
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.session import Session
@@ -36,6 +35,7 @@ from quarterdeck_shared.session import Session
 ROOM_MB = 256
 """Address space beyond the model's memory: thread stacks and the runtime's arenas."""
 MAX_FILES = 32
+MAX_GOLDEN_BYTES = 1 << 30
 _PR_SET_PDEATHSIG = 1
 _PAGE = resource.getpagesize()
 _STATM = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
@@ -127,7 +127,7 @@ def _answer(model: Model, ask: Ask, body: bytes) -> Tell:
 
 def _vectors(body: bytes) -> Tensors:
     try:
-        return read_tensors(body)
+        return read_tensors(body, limit=MAX_GOLDEN_BYTES)
     except RejectedError as error:
         # the artifact's fault, which is not tried again, and nobody's request
         raise RejectedError(Code.GOLDEN_FAILED, error.detail) from error

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quarterdeck_agent.runtime.golden import Input, Tensors, fit, read_tensors, replay
+from quarterdeck_agent.runtime.golden import Input, fit, replay
+from quarterdeck_agent.runtime.tensors import Tensors, read_tensors
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.index import Golden
