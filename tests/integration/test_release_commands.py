@@ -8,6 +8,7 @@ import pytest
 from quarterdeck_controller.cli.attesting import find_attester
 from quarterdeck_controller.optimize.evaluation import Evaluation
 from quarterdeck_controller.release.catalog import Catalog
+from quarterdeck_controller.release.held import held_artifacts
 from quarterdeck_controller.release.provenance import signed_by
 from quarterdeck_controller.repository.keyfile import PublicHalf, make_key
 from quarterdeck_shared.clock import SystemClock
@@ -362,3 +363,27 @@ def test_a_key_that_is_named_vouches(operator: Operator, variants: Path) -> None
 
     half = PublicHalf.read(operator.path / "builder.pub")
     assert signed_by(envelope) == (half.public().keyid,)
+
+
+def test_a_report_of_what_was_never_assigned_to_a_device_counts_for_nothing(
+    operator: Operator, variants: Path
+) -> None:
+    creates(operator, variants, 1)
+    creates(operator, write_variants(
+        operator.path / "v2", name="m", classes=("cam",), home=operator.home
+    ), 2)  # fmt: skip
+    settle(operator.home, CLOCK, "m@2")
+    variants_of = {
+        it.id: it.variants["cam"].artifact for it in Catalog(operator.home).releases()
+    }
+    with operator.store() as store, store.read() as records:
+        before = held_artifacts(records)
+    report_other(
+        operator.home, CLOCK, "one", Slot(digest=variants_of["m@1"], release="m@1")
+    )
+
+    with operator.store() as store, store.read() as records:
+        after = held_artifacts(records)
+
+    assert before["cam"] == {variants_of["m@2"]}
+    assert after == before

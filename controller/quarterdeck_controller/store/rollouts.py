@@ -21,6 +21,7 @@ from quarterdeck_controller.store.schema import (
     assignments,
     decisions,
     members,
+    reported,
     rollouts,
 )
 from quarterdeck_shared.assignment import Probation, Target
@@ -127,6 +128,20 @@ class AssignmentTable:
             .where(~assignments.c.withdrawn)
         )
         return {row.device: row.digest for row in rows}
+
+    def reported(self) -> tuple[tuple[str, str], ...]:
+        """Return device and artifact of what devices report that was assigned to them.
+
+        Both what runs and what they can fall back on.
+        """
+        slots = (reported.c.active_digest, reported.c.previous_digest)
+        rows = self.connection.execute(
+            select(assignments.c.device, assignments.c.digest)
+            .join(reported, reported.c.device == assignments.c.device)
+            .where(assignments.c.digest.in_(slots))
+            .distinct()
+        )
+        return tuple((row.device, row.digest) for row in rows)
 
     def unpublished(self, limit: int) -> tuple[Assigned, ...]:
         """Return current assignments that the broker has not acknowledged."""
