@@ -64,6 +64,26 @@ async def test_a_wave_does_not_wait_for_a_device_that_was_revoked(
     it.core.close()
 
 
+async def test_a_later_wave_leaves_out_a_device_that_was_revoked(
+    tmp_path: Path,
+) -> None:
+    it = Watched(tmp_path)
+    number = it.core.create("m@1", waves=("1", "100%")).id
+    it.core.rounds()
+    (first,) = it.core.assigned_devices()
+    (later,) = it.devices.keys() - {first}
+    it.commits(first)
+    it.core.rounds()
+
+    it.revoked(later)
+
+    for _ in range(10):
+        it.core.rounds(10)
+    assert it.core.rollout(number).state is RolloutState.PROMOTED
+    assert it.core.assigned(later) is None
+    it.core.close()
+
+
 async def test_a_device_that_was_revoked_is_assigned_nothing(tmp_path: Path) -> None:
     it = Watched(tmp_path)
     it.revoked("b")
