@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +15,10 @@ import pytest
 import pytest_asyncio
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
     Metadata,
+    MetaFile,
     Root,
     Snapshot,
     TargetFile,
@@ -42,17 +45,28 @@ class Repository:
     version: int = 1
     signer: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
 
-    def publish(self, *, days: float = 10) -> None:
+    def publish(
+        self,
+        *,
+        days: float = 10,
+        delegations: Delegations | None = None,
+        delegated: Mapping[str, Targets] | None = None,
+    ) -> None:
         """Sign the next version of everything, valid for ``days``."""
         expires = SystemClock().now().replace(microsecond=0) + timedelta(days=days)
         root = Root(version=self.version, expires=expires, consistent_snapshot=True)
         for role in ROLES:
             root.add_key(self.signer.public_key, role)
-        targets = Targets(version=self.version, expires=expires)
+        targets = Targets(self.version, expires=expires, delegations=delegations)
         target = TargetFile.from_data(NAME, CONTENT, ["sha256"])
         targets.targets[NAME] = target
         snapshot = Snapshot(version=self.version, expires=expires)
         snapshot.meta["targets.json"].version = self.version
+        for name, listed in (delegated or {}).items():
+            listed.expires = expires
+            snapshot.meta[f"{name}.json"] = MetaFile(listed.version)
+            signed = self._sign(Metadata(listed))
+            self.files[f"/m/{listed.version}.{name}.json"] = signed
         timestamp = Timestamp(version=self.version, expires=expires)
         timestamp.snapshot_meta.version = self.version
         prefix = f"/m/{self.version}."
@@ -64,6 +78,29 @@ class Repository:
             f"/t/models/{target.hashes['sha256']}.a%20b.onnx": CONTENT,
         }
         self.version += 1
+
+    def publish_shared(self, second: CryptoSigner) -> None:
+        """Let two roles delegate to ``shared``, which only the first's key signed.
+
+        ``shared`` lists a file for each of the two. The second delegates to
+        whoever has the key of ``second``.
+        """
+        shared = Targets()
+        for name in ("first/f", "second/f"):
+            target = TargetFile.from_data(name, CONTENT, ["sha256"])
+            shared.targets[name] = target
+            folder = name.partition("/")[0]
+            self.files[f"/t/{folder}/{target.hashes['sha256']}.f"] = CONTENT
+        by_first = delegations(self.signer, shared="first/*")
+        by_second = delegations(second, shared="second/*")
+        self.publish(
+            delegations=delegations(self.signer, first="first/*", second="second/*"),
+            delegated={
+                "first": Targets(delegations=by_first),
+                "second": Targets(delegations=by_second),
+                "shared": shared,
+            },
+        )
 
     def _sign(self, metadata: "Metadata[Any]") -> bytes:
         metadata.sign(self.signer)
@@ -238,6 +275,21 @@ async def test_a_role_signed_by_others_is_refused(
     assert client.version("root") == 1
 
 
+@pytest.mark.parametrize(("same", "code"), [(True, 0), (False, 1)])
+async def test_a_role_is_verified_anew_for_each_role_that_delegates_to_it(
+    client: Client, repository: Repository, *, same: bool, code: int
+) -> None:
+    other = CryptoSigner.generate_ed25519()
+    repository.publish_shared(repository.signer if same else other)
+    both = ("--target-name", "first/f", "--target-name", "second/f")
+
+    ended = await in_thread(client, *both, "download")
+
+    brought = {file.name for file in (client.folder / "targets").iterdir()}
+    assert ended == code
+    assert brought == {"first%2Ff", *(["second%2Ff"] if same else [])}
+
+
 async def test_a_server_that_is_away_is_a_failure_and_changes_nothing(
     client: Client,
 ) -> None:
@@ -253,3 +305,13 @@ async def in_thread(
 ) -> int:
     """Run the client while the broker's gateway goes on answering."""
     return await asyncio.to_thread(lambda: client.run(*arguments, now=now))
+
+
+def delegations(signer: CryptoSigner, **paths: str) -> Delegations:
+    """Delegate to each named role, if ``signer`` signed it, what its path matches."""
+    key = signer.public_key
+    roles = {
+        name: DelegatedRole(name, [key.keyid], 1, terminating=False, paths=[path])
+        for name, path in paths.items()
+    }
+    return Delegations({key.keyid: key}, roles)
