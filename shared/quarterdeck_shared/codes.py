@@ -399,6 +399,11 @@ class Code(StrEnum):
         "The fleet home is damaged or of another version.",
         "See the detail; restore it from a backup.",
     )
+    EXPORT_DAMAGED = (
+        "export_damaged",
+        "The folder that holds a request is incomplete, or was changed on the way.",
+        "Copy it again from where key export wrote it, or export the request again.",
+    )
     STORE_BUSY = (
         "store_busy",
         "Another process held the database for too long.",

@@ -219,6 +219,40 @@ def test_a_class_is_added_to_a_fleet_and_named_in_its_settings(deck: Deck) -> No
     assert deck.home.settings().classes == ("cam", "gateway", "fridge")
 
 
+def test_a_folder_that_was_damaged_on_the_way_is_not_called_a_damaged_home(
+    deck: Deck, tmp_path: Path
+) -> None:
+    office = Office(deck, tmp_path)
+    office.here("init", "--keys", office.halves(), "--class", "cam")
+    request = tmp_path / "controller" / "request"
+    office.here("key", "export", "--out", request)
+    (request / "metadata" / "root.json").unlink()
+
+    imported = office.here("key", "import", request)
+    signed = office.sign("ann", "root-1", request)
+
+    for said in (imported, signed):
+        assert said.code == 1
+        assert "export_damaged" in said.told
+        assert "root.json" in said.told
+
+
+def test_before_the_first_signatures_a_fleet_waits_and_is_not_called_damaged(
+    deck: Deck, tmp_path: Path
+) -> None:
+    office = Office(deck, tmp_path)
+    halves = office.halves()
+    office.here("init", "--keys", halves, "--class", "cam")
+
+    listed = office.here("release", "list")
+    imported = office.here("key", "import", halves)
+
+    assert listed.code == 1
+    assert "signatures_missing" in listed.told
+    assert imported.code == 3
+    assert "holds no request that key export has written" in imported.told
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -234,7 +268,7 @@ def test_a_class_is_added_to_a_fleet_and_named_in_its_settings(deck: Deck) -> No
         (("add-class", "Bad Name"), "cannot name a class"),
         (("cancel", "abcdef01"), "no open request abcdef01"),
         (("export",), "name the request; open: none"),
-        (("import", "nowhere"), "nowhere is not a folder"),
+        (("import", "nowhere"), "nowhere holds no request"),
     ],
 )
 def test_what_makes_no_sense_is_explained_and_changes_nothing(

@@ -126,6 +126,19 @@ def test_a_releaser_opens_a_sealed_release_to_look_at_it(
     assert [file.read_bytes() for file in fleet.home.seals.iterdir()] == [kept]
 
 
+def test_whoever_exports_a_sealed_model_is_told_that_its_key_goes_along(
+    fleet: Fleet, deck: Deck, tmp_path: Path
+) -> None:
+    asked = proposal(fleet, sealed=True)
+    assert asked.request is not None
+    home, stick = str(fleet.home.path), str(tmp_path / "stick")
+
+    said = deck.runs("quarterdeck", "key", "export", "--home", home, "--out", stick)
+
+    assert said.code == 0, said.err
+    assert "It holds the key of a sealed model" in said.out
+
+
 def test_a_releaser_of_a_class_of_ones_own_signs_by_its_own_limits(
     fleet: Fleet, deck: Deck, tmp_path: Path
 ) -> None:

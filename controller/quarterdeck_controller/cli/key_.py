@@ -37,7 +37,12 @@ from quarterdeck_controller.repository.expiry import (
     key_rows,
     soonest,
 )
-from quarterdeck_controller.repository.exported import by_role, export, read_answers
+from quarterdeck_controller.repository.exported import (
+    by_role,
+    export,
+    read_answers,
+    read_offered,
+)
 from quarterdeck_controller.repository.keyfile import (
     PublicHalf,
     Secrets,
@@ -50,7 +55,7 @@ from quarterdeck_controller.repository.keyfile import (
 from quarterdeck_controller.repository.keys import KeyFolder
 from quarterdeck_controller.repository.place import Place
 from quarterdeck_controller.repository.repository import Committed, Repository
-from quarterdeck_controller.repository.requests import Request, read_request
+from quarterdeck_controller.repository.requests import Request
 from quarterdeck_shared.clock import SystemClock
 from quarterdeck_shared.codes import Code
 from quarterdeck_shared.errors import RejectedError
@@ -195,6 +200,12 @@ def export_request(
         return
     out.print(f"{folder} holds the request {found.id}: {found.why}", markup=False)
     print_lacks(lacks)
+    if any(it.name.startswith("seals/") for it in found.terms.attachments):
+        out.print(
+            "It holds the key of a sealed model, so that its holder can look at it: "
+            f"let nobody\nelse read {folder}, and delete it afterwards.",
+            markup=False,
+        )
     out.print(
         f"Each holder: quarterdeck key sign {folder} --key FILE, and then here:\n"
         f"  quarterdeck key import {folder}",
@@ -329,9 +340,7 @@ def _request(repository: Repository, wanted: str | None) -> Request:
 
 def _asked_for(repository: Repository, folder: Path) -> Request:
     """Return our own copy of the request that ``folder`` was exported from."""
-    if not folder.is_dir():
-        raise RejectedError(Code.NOT_FOUND, f"{folder} is not a folder")
-    offered = read_request(folder)
+    offered = read_offered(folder)
     known = {request.id: request for request in repository.requests()}
     if offered.id not in known:
         raise RejectedError(

@@ -183,6 +183,7 @@ class Catalog:
         try:
             status = self._timestamp.stat()
         except FileNotFoundError as error:
+            self._repository.timestamp()  # says it when a new fleet's waits for keys
             raise RejectedError(
                 Code.HOME_INVALID, f"{self._timestamp} is missing"
             ) from error

@@ -113,6 +113,19 @@ def export(request: Request, files: Mapping[str, bytes], folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def read_offered(folder: Path) -> Request:
+    """Return the request in a folder that somebody brings, checked against its terms.
+
+    Raises:
+        RejectedError: ``NOT_FOUND`` when there is none, ``EXPORT_DAMAGED``.
+    """
+    if not (folder / "request.json").is_file():
+        raise RejectedError(
+            Code.NOT_FOUND, f"{folder} holds no request that key export has written"
+        )
+    return read_request(folder, Code.EXPORT_DAMAGED)
+
+
 def read_exported(folder: Path, trusted: bytes | None = None) -> Exported:
     """Return the request in ``folder``, verified as far as it can be here.
 
@@ -122,15 +135,11 @@ def read_exported(folder: Path, trusted: bytes | None = None) -> Exported:
     3. The request follows what is in force.
 
     Raises:
-        RejectedError: ``NOT_FOUND`` when there is none; ``HOME_INVALID``,
-            ``METADATA_INVALID``, ``METADATA_ROLLBACK`` or ``CONFLICT`` when it is not
-            what it should be.
+        RejectedError: ``NOT_FOUND`` when there is none; ``EXPORT_DAMAGED``,
+            ``HOME_INVALID``, ``METADATA_INVALID``, ``METADATA_ROLLBACK`` or
+            ``CONFLICT`` when it is not what it should be.
     """
-    if not (folder / "request.json").is_file():
-        raise RejectedError(
-            Code.NOT_FOUND, f"{folder} holds no request that key export has written"
-        )
-    request = read_request(folder)
+    request = read_offered(folder)
     for role, new in request.changed().items():
         check_sound(role, new)
 

@@ -245,11 +245,12 @@ class Requests:
                     yield path
 
 
-def read_request(folder: Path) -> Request:
+def read_request(folder: Path, damaged: Code = Code.HOME_INVALID) -> Request:
     """Return the request in ``folder``, checked against its own terms.
 
     Raises:
-        RejectedError: ``HOME_INVALID`` when it is damaged.
+        RejectedError: ``damaged`` when it is: what that means depends on whose folder
+            it is.
     """
     try:
         data = _bounded(folder / "request.json", MAX_REQUEST_BYTES)
@@ -257,7 +258,7 @@ def read_request(folder: Path) -> Request:
         metadata = {wanted.role: _read(folder, wanted) for wanted in terms.roles}
     except (OSError, RepositoryError, ValueError, RejectedError) as error:
         raise RejectedError(
-            Code.HOME_INVALID, f"the request in {folder} is damaged: {error}"
+            damaged, f"the request in {folder} is damaged: {error}"
         ) from error
     return Request(folder, terms, metadata)
 

@@ -84,7 +84,7 @@ def test_metadata_that_its_terms_do_not_tell_is_damaged(fleet: Fleet) -> None:
 
     refusal = refuses(lambda: read_exported(folder))
 
-    assert refusal.code is Code.HOME_INVALID
+    assert refusal.code is Code.EXPORT_DAMAGED
     assert "was asked for" in refusal.detail
 
 
@@ -96,7 +96,7 @@ def test_a_damaged_export_is_refused_as_that(
     folder = fleet.exported(one_more_root(fleet))
     (folder / file).write_bytes(data)
 
-    assert refuses(lambda: read_exported(folder)).code is Code.HOME_INVALID
+    assert refuses(lambda: read_exported(folder)).code is Code.EXPORT_DAMAGED
 
 
 def test_a_chain_that_was_tampered_with_convinces_no_signer(fleet: Fleet) -> None:
