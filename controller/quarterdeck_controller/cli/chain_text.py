@@ -14,7 +14,8 @@ def print_links(links: Sequence[Link]) -> None:
     for number, link in enumerate(links):
         last = number == len(links) - 1
         branch, stem = ("└─", "  ") if last else ("├─", "│ ")
-        mark = f"[green]{OK}[/]" if link.verified else f"[bold red]{WRONG}[/]"
+        standing = f"{OK if link.verified else WRONG:<{len(OK)}}"
+        mark = f"[{'green' if link.verified else 'bold red'}]{standing}[/]"
         out.print(f"{branch} [bold]{link.name:<{width}}[/]  ", mark, sep="", end="  ")
         first, *others = link.told or ("",)
         out.print(first, markup=False)
