@@ -323,7 +323,7 @@ def check_free(folder: Path, name: str) -> None:
     for suffix in (".pem", ".hsm", ".pub"):
         file = folder / f"{name}{suffix}"
         if file.exists() or file.is_symlink():
-            raise RejectedError(Code.CONFLICT, f"{file} exists already; take a name")
+            raise RejectedError(Code.CONFLICT, f"{file} exists; take another name")
 
 
 def _keep(

@@ -39,8 +39,8 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
             check="device list, for devices whose reports are old",
         ),
         SNAPSHOT: Loss(
-            could="with the key of timestamp, show devices older lists of models, all "
-            "of them signed by you: under the new key devices count anew",
+            could="show devices, with the key of timestamp beside it, older lists of "
+            "models, all of them signed by you: under the new key devices count anew",
             check="device list, for devices that run another release than assigned",
         ),
         DIRECTOR: Loss(
