@@ -33,6 +33,8 @@ def test_the_command_lists_every_benchmark() -> None:
         "fidelity",
         "transfer",
         "trust",
+        "resign",
+        "enrolment",
         "rollout",
         "ingest",
         "inference",
