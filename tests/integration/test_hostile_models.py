@@ -73,13 +73,13 @@ STATIC: dict[str, tuple[hostile.Made, str]] = {
 def test_a_hostile_model_is_refused_by_looking_at_it(folder: Path, case: str) -> None:
     make, told = STATIC[case]
     model = make(folder)
-    began = time.perf_counter()
+    began = time.process_time()
 
     with pytest.raises(RejectedError, match=told) as refusal:
         check_model(model)
 
     assert refusal.value.code is Code.MODEL_INVALID
-    assert time.perf_counter() - began < SECONDS
+    assert time.process_time() - began < SECONDS
 
 
 def test_a_class_may_allow_control_flow_and_no_more(folder: Path) -> None:
