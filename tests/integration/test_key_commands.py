@@ -237,6 +237,22 @@ def test_a_folder_that_was_damaged_on_the_way_is_not_called_a_damaged_home(
         assert "root.json" in said.told
 
 
+def test_a_public_half_in_place_of_its_key_is_named_as_that(
+    deck: Deck, tmp_path: Path
+) -> None:
+    office = Office(deck, tmp_path)
+    office.here("init", "--keys", office.halves(), "--class", "cam")
+    request = tmp_path / "controller" / "request"
+    office.here("key", "export", "--out", request)
+    half = tmp_path / "ann" / "root-1.pub"
+
+    said = office.at("ann", "sign", request, "--key", half, "--yes")
+
+    assert said.code == 1
+    assert "is the public half, which cannot sign" in said.told
+    assert "no passphrase" not in said.told
+
+
 def test_before_the_first_signatures_a_fleet_waits_and_is_not_called_damaged(
     deck: Deck, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def sign_request(
     """Show what a request changes, and sign it when you agree (needs no home)."""
     trusted = None if root is None else _root(root)
     exported = read_exported(folder, trusted)
+    _check_private(key)
     file, tell = KeyFile(key), secrets(passphrase_file)
     # An encrypted file without its public half tells its id only when it is opened.
     keyid = file.keyid() or file.signer(tell).public_key.keyid
@@ -84,6 +85,15 @@ def sign_request(
             f"Signed {', '.join(answer.signatures)} as {fingerprint(answer.keyid)}: "
             f"{kept}\nBring the folder back, or this file of it.",
             markup=False,
+        )
+
+
+def _check_private(key: Path) -> None:
+    if key.suffix == ".pub":
+        raise RejectedError(
+            Code.KEY_INVALID,
+            f"{key} is the public half, which cannot sign; the key is the file "
+            f"{key.stem}.pem or {key.stem}.hsm that was made with it",
         )
 
 
