@@ -243,7 +243,10 @@ def test_the_same_list_twice_is_refused_and_changes_nothing(
         ((".", "--out", "line"), "Is a directory"),
         (("ids.csv", "--out", "full"), "not an empty folder"),
         (("ids.csv", "--out", "line", "--class", "x"), "no class 'x'"),
-        (("ids.csv", "--out", "line", "--valid", "1s"), "at least"),
+        (
+            ("ids.csv", "--out", "line", "--valid", "1s"),
+            "is good for 1 minute to 365 days",
+        ),
         (("ids.csv", "--out", "ids.csv/line"), "cannot be written"),
     ],
 )

@@ -86,7 +86,8 @@ def _check(devices: Sequence[Device], valid: timedelta) -> None:
     if not MIN_VALID <= valid <= MAX_VALID:
         raise RejectedError(
             Code.NOT_ALLOWED,
-            f"an invitation for {valid}, at least {MIN_VALID} and at most {MAX_VALID}",
+            f"an invitation is good for {MIN_VALID.seconds // 60} minute to "
+            f"{MAX_VALID.days} days, {valid.total_seconds():g} s were asked for",
         )
     for device in devices:
         if device.revoked_at is not None:
