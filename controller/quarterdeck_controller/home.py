@@ -94,7 +94,7 @@ class Home:
             return Settings.model_validate(tomllib.loads(text))
         except ValidationError as error:
             raise self._invalid(explain(error)) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._invalid(f"it is not TOML: {error}") from error
         except OSError as error:
             raise self._invalid(str(error.strerror)) from error

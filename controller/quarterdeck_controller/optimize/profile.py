@@ -263,7 +263,7 @@ def _read(path: Path) -> Profile:
         return Profile.model_validate(tomllib.loads(data.decode()))
     except ValidationError as error:
         raise RejectedError(Code.PROFILE_INVALID, f"{path}: {_first(error)}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RejectedError(Code.PROFILE_INVALID, f"{path}: {error}") from error
 
 

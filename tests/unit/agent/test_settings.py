@@ -51,6 +51,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (('state = "state"', 'stat = "state"'), "state"),
         (("[source]", "[sources]"), "sources"),
         (("[broker]", "[broker"), "not TOML"),
+        (("[broker]", f"deep = {'[' * 5000}\n[broker]"), "not TOML"),
         (("[source]", "[source]\ninterval_s = -1"), "source.interval_s"),
         (('ca = "ca.pem"', 'key = "key.pem"'), "broker.key is no setting"),
         (("[source]", '[identity]\nkeys = "k"\n[source]'), "identity.keys"),

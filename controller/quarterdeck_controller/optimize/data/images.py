@@ -139,7 +139,12 @@ def read_preprocess(path: Path) -> Preprocess:
     """
     try:
         return Preprocess.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (
+        OSError,
+        UnicodeDecodeError,
+        tomllib.TOMLDecodeError,
+        RecursionError,
+    ) as error:
         raise invalid(f"{path} could not be read: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
