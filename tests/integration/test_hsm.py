@@ -142,5 +142,5 @@ def test_the_command_makes_a_key_in_a_token(
     assert said.code == 0
     assert said.value["private"].endswith("root-9.hsm")
     assert said.value["keyid"] == KeyFile(tmp_path / "keys" / "root-9.hsm").keyid()
-    assert bare.code == 1
+    assert bare.code == 2
     assert "--module" in bare.told

@@ -81,9 +81,11 @@ def test_a_variant_that_nobody_vouches_for_is_attested_and_then_released(
         "release", "create", variants, "--name", "m", "--version", "1"
     )
 
-    attested = operator.types("model", "attest", variants)
+    unasked = operator.types("model", "attest", variants)
+    attested = operator.types("model", "attest", variants, "--yes")
 
-    assert refused.code == 1
+    assert refused.code == unasked.code == 1
+    assert "add --yes" in unasked.err
     assert "model attest" in refused.err
     assert attested.code == 0
     assert "float model 000000000000" in attested.out
@@ -98,7 +100,7 @@ def test_a_key_of_no_role_vouches_for_nothing(
     make_key(operator.path, "stranger", "ed25519", None, CLOCK.now())
 
     said = operator.types(
-        "model", "attest", variants, "--key", operator.path / "stranger.pem"
+        "model", "attest", variants, "--key", operator.path / "stranger.pem", "--yes"
     )
 
     assert said.code == 1

@@ -1,6 +1,5 @@
 """``quarterdeck model attest``: vouch for variants with a provenance key."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ from securesystemslib.signer import Signer
 from quarterdeck_controller.access.roles import Act
 from quarterdeck_controller.cli.opened import Opened, check_admitted, opened
 from quarterdeck_controller.cli.options import DEFAULT_HOME, HomeOption, JsonOption
-from quarterdeck_controller.cli.output import out, print_json
+from quarterdeck_controller.cli.output import confirm, out, print_json
 from quarterdeck_controller.cli.passphrases import PassphraseOption, secrets
 from quarterdeck_controller.home import Home
 from quarterdeck_controller.optimize.evaluation import Evaluation
@@ -61,8 +60,8 @@ def attest(
     if not as_json:
         for vouched in found:
             _print(vouched)
-        if not yes and sys.stdin.isatty():
-            typer.confirm("Vouch for this?", abort=True)
+    if not yes:
+        confirm("Vouch for this?")
     signers = _signers(key, passphrase_file, home, found)
     files = [sign(vouched, signers) for vouched in found]
     keyids = [signer.public_key.keyid for signer in signers]

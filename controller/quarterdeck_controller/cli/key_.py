@@ -272,9 +272,7 @@ app.command("authority-renew")(key_authority.authority_renew)
 
 def _place(module: Path | None, token: str | None, label: str, tell: Secrets) -> Place:
     if module is None or token is None:
-        raise RejectedError(
-            Code.KEY_INVALID, "a key in a token needs --module and --token"
-        )
+        raise typer.BadParameter("a key in a token needs --module and --token")
     pin = tell(f"the PIN of the token {token}")
     if not pin:
         raise RejectedError(Code.KEY_LOCKED, f"nobody could be asked for {token}'s PIN")

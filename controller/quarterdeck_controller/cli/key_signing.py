@@ -5,7 +5,6 @@ folder, and all that is in the folder is checked before it is believed.
 """
 
 import hashlib
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import typer
 from tuf.api.metadata import Targets
 
 from quarterdeck_controller.cli.options import JsonOption
-from quarterdeck_controller.cli.output import err, out, print_json
+from quarterdeck_controller.cli.output import confirm, err, out, print_json
 from quarterdeck_controller.cli.passphrases import PassphraseOption, secrets
 from quarterdeck_controller.release.gate import Inspector, allowed_by
 from quarterdeck_controller.repository.describe import describe, printable
@@ -68,7 +67,7 @@ def sign_request(
     if not file.is_encrypted():
         err.print(f"{key} has no passphrase: whoever copies it can sign", markup=False)
     if not yes:
-        _confirm(roles)
+        confirm(f"\nSign {', '.join(roles)}?")
     answer = sign(exported, file.signer(tell), roles)
     kept = keep_answer(folder, answer)
     if as_json:
@@ -174,11 +173,3 @@ def _print(
     others = [role for role in request.roles if role not in lines]
     if others:
         out.print(f"\nOthers sign for {', '.join(others)}.", markup=False)
-
-
-def _confirm(roles: tuple[str, ...]) -> None:
-    if not sys.stdin.isatty():
-        raise RejectedError(
-            Code.NOT_ALLOWED, "nobody can be asked here: read the above, then add --yes"
-        )
-    typer.confirm(f"\nSign {', '.join(roles)}?", abort=True)

@@ -1,9 +1,11 @@
 """How commands speak: tables for people, one JSON value for scripts."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
+import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.segment import Segment
@@ -11,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quarterdeck_shared.codes import Code
-from quarterdeck_shared.errors import QuarterdeckError
+from quarterdeck_shared.errors import QuarterdeckError, RejectedError
 from quarterdeck_shared.plain import plain
 
 EXIT_ERROR = 1
@@ -82,3 +84,17 @@ def report_error(error: QuarterdeckError) -> None:
     err.print(f"[bold red]error[/] {error.code}: ", end="")
     err.print(error.detail, markup=False)
     err.print(f"  {error.code.sentence} {error.code.remedy}", markup=False, style="dim")
+
+
+def confirm(question: str) -> None:
+    """Ask a person; return when they agree.
+
+    Raises:
+        RejectedError: ``NOT_ALLOWED`` when nobody can be asked.
+        typer.Abort: They did not agree.
+    """
+    if not sys.stdin.isatty():
+        raise RejectedError(
+            Code.NOT_ALLOWED, "nobody can be asked here: read it, then add --yes"
+        )
+    typer.confirm(question, abort=True)

@@ -31,6 +31,7 @@ from quarterdeck_controller.repository.roles import (
 from quarterdeck_shared.errors import RejectedError
 from quarterdeck_shared.ids import release_id
 from quarterdeck_shared.index import digest
+from quarterdeck_shared.sealing import is_sealed
 
 SHORT = 12
 
@@ -134,14 +135,17 @@ def _artifact(catalog: Catalog, variant: Variant) -> Link:
     index = variant.index
     wrong = "; ".join(_damaged(catalog, variant))
     parts = ", ".join(f"{part.name} {part.sha256[:SHORT]}" for part in index.parts)
+    sealed = ", sealed" if is_sealed(index) else ""
+    what = f"{variant.artifact[:SHORT]}: {index.recipe}, {index.length:,} bytes{sealed}"
     return Link(
         "artifact",
-        (f"{variant.artifact[:SHORT]}: {index.recipe}, {index.length:,} bytes", parts),
+        (what, parts),
         wrong,
         {
             "artifact": variant.artifact,
             "path": variant.target.path,
             "recipe": index.recipe,
+            "sealed": is_sealed(index),
             "parts": {part.name: part.sha256 for part in index.parts},
         },
     )

@@ -63,7 +63,7 @@ GUARDED: Mapping[str, tuple[str, ...]] = {
     "key rotate": ("timestamp",),
     "key show": (),
     "key threshold": ("root", "2"),
-    "model attest": ("variants", "--json"),
+    "model attest": ("variants", "--json", "--yes"),
     "monitor": (),
     "operator add": ("x", "--role", "viewer"),
     "operator list": (),
