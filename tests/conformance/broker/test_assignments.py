@@ -29,7 +29,7 @@ async def test_an_honest_assignment_gets_through(siege: Siege) -> None:
 
 
 async def test_the_stolen_assignment_of_another_device(siege: Siege) -> None:
-    await siege.send(siege.assign(device="cam-139"))
+    await siege.send(siege.assign(device="cam-elsewhere"))
 
     await siege.refuses(Code.WRONG_DEVICE)
     await siege.heals()
@@ -55,7 +55,7 @@ async def test_an_artifact_of_another_class_under_the_devices_name(
 async def test_an_assignment_on_the_topic_of_another_device_is_not_heard(
     siege: Siege,
 ) -> None:
-    await siege.send(siege.assign(), device="cam-139")
+    await siege.send(siege.assign(), device="cam-elsewhere")
 
     await siege.runs("model@1")
     assert not siege.world.broker.asked

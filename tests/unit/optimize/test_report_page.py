@@ -1,4 +1,3 @@
-import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -196,7 +195,7 @@ def test_a_page_stays_small_whatever_the_model() -> None:
     assert size < MAX_BYTES
 
 
-@pytest.mark.parametrize("lost", [-30.0, 0.0, 1e-9, 5.0, 100.0, math.inf, math.nan])
+@pytest.mark.parametrize("lost", [-1e12, -30.0, 0.0, 1e-9, 5.0, 100.0, 1e12])
 @pytest.mark.parametrize("ratio", [1e-9, 0.4, 1.0, 300.0])
 def test_points_of_any_size_are_drawn_inside_the_plot(
     lost: float, ratio: float
