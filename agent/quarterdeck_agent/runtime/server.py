@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from quarterdeck_agent.evidence import Answer, GoldenReport, Tally
 from quarterdeck_agent.runtime.session import Session
@@ -341,7 +341,14 @@ class Server:
 
     async def _start(self, artifact: str) -> Session:
         index = self._slots.index(artifact)
-        model = await asyncio.to_thread(self._slots.open, artifact, index, "model.onnx")
+        opening = asyncio.create_task(
+            asyncio.to_thread(self._slots.open, artifact, index, "model.onnx")
+        )
+        try:
+            model = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close)  # the thread goes on and opens it
+            raise
         with model:
             return await Session.start(artifact, index, model)
 
@@ -363,6 +370,12 @@ class Server:
         log.log(level, "the worker of %s is gone: %s", artifact[:12], error)
         if len(self._crashes) >= LOOP_CRASHES:
             self.on_crash_loop(artifact)
+
+
+def _close(opening: "asyncio.Task[BinaryIO]") -> None:
+    """Close a file that nobody waits for any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _say_serving(session: Session | None) -> None:
